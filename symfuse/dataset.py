@@ -1,0 +1,416 @@
+"""How dataset files are touched: list a directory, resolve a link, open a source and verify it.
+
+No other module opens dataset files, and nothing here opens one for writing. Links are resolved here and not by the
+kernel, one hop at a time, because only so is it known *which* link is broken, where a target really lies, and that the
+way does not lead into our own mountpoint: a path walk into it would wait for an answer that only we can give.
+Names and paths are bytes; every path handed out is absolute and free of links.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeVar
+
+from symfuse.errors import SourceError
+from symfuse.policy import DirLinks, DotEntries, Kind, Outside, Policy
+
+#: Links followed in one resolution before it counts as a loop. Source: path_resolution(7), MAXSYMLINKS.
+MAX_LINKS = 40
+#: Source: `PATH_MAX` in limits.h; it counts the closing NUL.
+PATH_MAX = 4096
+#: Real directories remembered by the text that led to them; links of one dataset share few of them.
+MAX_REMEMBERED = 4096
+#: Idle descriptors of sources kept open between reads.
+MAX_IDLE_SOURCES = 64
+
+_READ_ONLY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
+_DANGLING = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
+
+T = TypeVar("T")
+
+
+class Identity(NamedTuple):
+    """What must not change between the freezing of a file and the reading of it."""
+
+    dev: int
+    ino: int
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Identity:
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+class Target(NamedTuple):
+    """What a link leads to."""
+
+    path: bytes
+    status: os.stat_result
+
+
+class Entry(NamedTuple):
+    """One name of a dataset directory: either a source to show or the reason not to.
+
+    `target` is the source's real path when a link led to it, else None.
+    """
+
+    name: bytes
+    status: os.stat_result | None
+    problem: Kind | None = None
+    target: bytes | None = None
+
+
+class Hop(NamedTuple):
+    """One link followed: where it lies and what it says."""
+
+    link: bytes
+    text: bytes
+
+
+class Unresolvable(Exception):
+    """A link that leads to nothing that can be shown."""
+
+    def __init__(self, kind: Kind) -> None:
+        super().__init__(kind.meaning)
+        self.kind = kind
+
+
+class Dataset:
+    """The user's directory tree. Safe to use from several threads.
+
+    `mountpoint` is where its view will be mounted (a real path): no link is followed into it. `confined` says that
+    other users may look: outside links are then followed only into `policy.allow_roots`.
+
+    Errors: SourceError when `root` is missing, no directory, or unreadable.
+    """
+
+    def __init__(self, root: bytes, policy: Policy, *, mountpoint: bytes | None = None, confined: bool = False) -> None:
+        self.root = _real_root(root)
+        self.policy = policy
+        #: Threads now inside a call that may block on the dataset. A FUSE request from one of them came through a
+        #: path into our own mount and must be refused at once.
+        self.callers: set[int] = set()
+        self._mountpoint = mountpoint
+        self._allowed: tuple[bytes, ...] | None = None
+        if confined or policy.outside is Outside.HIDE:
+            self._allowed = tuple(_with_slash(path) for path in (self.root, *policy.allow_roots))
+        self._remembered: dict[tuple[bytes, bytes], bytes] = {}
+        self._uid = os.geteuid()
+        self._groups = frozenset((os.getegid(), *os.getgroups()))
+        self._noatime = os.O_NOATIME
+
+    def root_status(self) -> os.stat_result:
+        """The root directory's attributes. Errors: OSError."""
+        return os.lstat(self.root)
+
+    def statvfs(self) -> os.statvfs_result:
+        """The numbers of the file system that the root lies on. Errors: OSError."""
+        return os.statvfs(self.root)
+
+    # -- listing ------------------------------------------------------------------------------------------------
+
+    def entries(self, path: bytes, *, dev: int, ino: int) -> Iterator[Entry]:
+        """The entries of one directory in byte order, each resolved; without . and ..
+
+        Errors: OSError; ESTALE when `path` is no longer the directory that `dev` and `ino` name.
+        """
+        thread = threading.get_native_id()
+        self.callers.add(thread)
+        try:
+            fd = self._open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                found = os.fstat(fd)
+                if (found.st_dev, found.st_ino) != (dev, ino):
+                    raise OSError(errno.ESTALE, "directory was replaced", path)
+                with os.scandir(fd) as found_names:
+                    names = sorted((os.fsencode(entry.name), entry.is_symlink()) for entry in found_names)
+                for name, is_link in names:
+                    yield self._entry(path, name, fd=fd, is_link=is_link)
+            finally:
+                os.close(fd)
+        finally:
+            self.callers.discard(thread)
+
+    def _entry(self, directory: bytes, name: bytes, *, fd: int, is_link: bool) -> Entry:
+        if self.policy.dot_entries is DotEntries.HIDE and name.startswith(b"."):
+            return Entry(name, None, Kind.DOT_ENTRY)
+        try:
+            if is_link:
+                return self._linked_entry(directory, name, fd)
+            status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        except Unresolvable as problem:
+            return Entry(name, None, problem.kind)
+        except OSError as error:
+            return Entry(name, None, _kind_of(error))
+        if stat.S_ISLNK(status.st_mode):  # replaced since scandir saw it
+            return self._entry(directory, name, fd=fd, is_link=True)
+        return Entry(name, status, self._problem(status, name, fd))
+
+    def _linked_entry(self, directory: bytes, name: bytes, fd: int) -> Entry:
+        path, status = self._follow(directory, Hop(_join(directory, name), os.readlink(name, dir_fd=fd)), hops=[])
+        problem = self._problem(status, path, None)
+        if problem is None and self.policy.dir_links is DirLinks.HIDE and stat.S_ISDIR(status.st_mode):
+            problem = Kind.DIR_LINK
+        return Entry(name, status, problem, path)
+
+    def _problem(self, status: os.stat_result, path: bytes, dir_fd: int | None) -> Kind | None:
+        """Why a source that exists cannot be shown, if so."""
+        if stat.S_ISREG(status.st_mode):
+            need = os.R_OK
+        elif stat.S_ISDIR(status.st_mode):
+            need = os.R_OK | os.X_OK
+        else:
+            return Kind.SPECIAL
+        # The mode bits answer for nearly every file; only where they say no (root, access control lists) it is worth
+        # a system call.
+        shift = 6 if status.st_uid == self._uid else 3 if status.st_gid in self._groups else 0
+        if (status.st_mode >> shift) & need == need or os.access(path, need, dir_fd=dir_fd, effective_ids=True):
+            return None
+        return Kind.UNREADABLE
+
+    # -- resolving ----------------------------------------------------------------------------------------------
+
+    def resolve(self, directory: bytes, name: bytes) -> Target:
+        """Follow the link `directory`/`name` to its end. `directory` must be a real path.
+
+        Errors: Unresolvable, with the kind; OSError EINVAL when it is no link.
+        """
+        return self.trace(directory, name, hops=[])
+
+    def trace(self, directory: bytes, name: bytes, *, hops: list[Hop]) -> Target:
+        """Like `resolve`, and appends every link on the way to `hops`, also when it fails."""
+        path = _join(directory, name)
+        try:
+            return self._follow(directory, Hop(path, _at(os.readlink, path)), hops=hops)
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                raise
+            raise Unresolvable(_kind_of(error)) from error
+
+    def _follow(self, directory: bytes, hop: Hop, *, hops: list[Hop]) -> Target:
+        """Follow one link and those behind it. Errors: Unresolvable, OSError."""
+        while True:
+            _count(hop, hops)
+            head, slash, last = hop.text.rpartition(b"/")
+            if last in (b"", b".", b".."):
+                path = self._real_directory(directory, hop.text, hops)
+                status = _at(os.lstat, path)
+            else:
+                if slash:
+                    directory = self._remembered_directory(directory, head or b"/", hops)
+                path = _join(directory, last)
+                if path == self._mountpoint:
+                    raise Unresolvable(Kind.RECURSIVE)
+                status = _at(os.lstat, path)
+                if stat.S_ISLNK(status.st_mode):
+                    hop = Hop(path, _at(os.readlink, path))
+                    continue
+            if self._allowed is not None and not _with_slash(path).startswith(self._allowed):
+                raise Unresolvable(Kind.OUTSIDE)
+            return Target(path, status)
+
+    def _remembered_directory(self, start: bytes, text: bytes, hops: list[Hop]) -> bytes:
+        """`_real_directory`, remembering what it found: links of one directory lead to few others."""
+        key = (b"" if text.startswith(b"/") else start, text)
+        path = self._remembered.get(key)
+        if path is None:
+            path = self._real_directory(start, text, hops)
+            if len(self._remembered) >= MAX_REMEMBERED:
+                self._remembered.clear()
+            self._remembered[key] = path
+        return path
+
+    def _real_directory(self, start: bytes, text: bytes, hops: list[Hop]) -> bytes:
+        """The real path of the directory that `text` names, seen from the real directory `start`.
+
+        Errors: Unresolvable, OSError.
+        """
+        path = b"/" if text.startswith(b"/") else start
+        for part in text.split(b"/"):
+            if part in (b"", b"."):
+                continue
+            if part == b"..":
+                path = os.path.dirname(path)
+                continue
+            child = _join(path, part)
+            if child == self._mountpoint:
+                raise Unresolvable(Kind.RECURSIVE)
+            mode = _at(os.lstat, child).st_mode
+            if stat.S_ISLNK(mode):
+                hop = Hop(child, _at(os.readlink, child))
+                _count(hop, hops)
+                path = self._real_directory(path, hop.text, hops)
+            elif stat.S_ISDIR(mode):
+                path = child
+            else:
+                raise Unresolvable(Kind.DANGLING)  # the kernel would say ENOTDIR
+        return path
+
+    def exists(self, directory: bytes, name: bytes) -> bool:
+        """True when the dataset has an entry of that name now, whatever it is."""
+        try:
+            _at(os.lstat, _join(directory, name))
+        except OSError:
+            return False
+        return True
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    def open(self, directory: bytes, name: bytes, *, is_link: bool) -> int:
+        """A descriptor of the source behind an entry, opened for reading; not yet verified, see `verify`.
+
+        Errors: OSError; ESTALE when the source, or the way to it, is gone.
+        """
+        thread = threading.get_native_id()
+        self.callers.add(thread)
+        try:
+            path = self.resolve(directory, name).path if is_link else _join(directory, name)
+            return self._open(path, _READ_ONLY)
+        except Unresolvable as problem:
+            raise OSError(errno.ESTALE, f"source changed: {problem}") from problem
+        except OSError as error:
+            if error.errno in _GONE or (is_link and error.errno == errno.EINVAL):
+                raise OSError(errno.ESTALE, f"source changed: {error.strerror}") from error
+            raise
+        finally:
+            self.callers.discard(thread)
+
+    def _open(self, path: bytes, flags: int) -> int:
+        """open(2) that leaves no access time behind where the user may ask for that."""
+        try:
+            return _at(os.open, path, flags | self._noatime)
+        except PermissionError as error:
+            if error.errno != errno.EPERM or not self._noatime:
+                raise
+            self._noatime = 0  # somebody else's files: O_NOATIME is for owners
+            return _at(os.open, path, flags)
+
+
+def verify(fd: int, identity: Identity) -> None:
+    """Errors: OSError ESTALE when `fd` is not, or no longer, the file that was frozen."""
+    found = Identity.of(os.fstat(fd))
+    if found != identity:
+        changed = ", ".join(name for name, a, b in zip(Identity._fields, found, identity, strict=True) if a != b)
+        raise OSError(errno.ESTALE, f"source changed: {changed}")
+
+
+def read(fd: int, size: int, offset: int, identity: Identity) -> bytes:
+    """Exactly `size` bytes at `offset`, of the file that was frozen and of no other.
+
+    Verified after reading, not before: so the check covers a change that happens meanwhile, too.
+
+    Errors: OSError; ESTALE when the file changed, EIO when it ends early although it did not change.
+    """
+    data = os.pread(fd, size, offset)
+    while len(data) < size:
+        more = os.pread(fd, size - len(data), offset + len(data))
+        if not more:
+            break
+        data += more
+    verify(fd, identity)
+    if len(data) < size:
+        raise OSError(errno.EIO, "source ends before its size")
+    return data
+
+
+class IdleSources:
+    """Descriptors kept open between the reads of one large file, oldest closed first.
+
+    A descriptor is taken out while it is used, so nobody can close it meanwhile; a second reader opens its own.
+    """
+
+    def __init__(self, limit: int = MAX_IDLE_SOURCES) -> None:
+        self._limit = limit
+        self._fds: OrderedDict[int, int] = OrderedDict()  # nodeid -> fd, guarded by _lock
+        self._lock = threading.Lock()
+
+    def take(self, nodeid: int) -> int | None:
+        """The idle descriptor of a node, which is then the caller's."""
+        with self._lock:
+            return self._fds.pop(nodeid, None)
+
+    def give(self, nodeid: int, fd: int) -> None:
+        """Hand a descriptor back; it may be closed at once."""
+        with self._lock:
+            surplus = self._fds.pop(nodeid, None)
+            self._fds[nodeid] = fd
+            if surplus is None and len(self._fds) > self._limit:
+                surplus = self._fds.popitem(last=False)[1]
+        if surplus is not None:
+            os.close(surplus)
+
+    def close(self) -> None:
+        """Close them all."""
+        with self._lock:
+            fds = list(self._fds.values())
+            self._fds.clear()
+        for fd in fds:
+            os.close(fd)
+
+
+def _real_root(root: bytes) -> bytes:
+    shown = os.fsdecode(root)
+    try:
+        path = os.path.realpath(root, strict=True)
+        if not stat.S_ISDIR(os.lstat(path).st_mode):
+            raise SourceError(f"{shown} is not a directory", "name the directory that holds the dataset")
+        with os.scandir(path):
+            pass
+    except FileNotFoundError as error:
+        raise SourceError(f"{shown} does not exist", "name the directory that holds the dataset") from error
+    except PermissionError as error:
+        raise SourceError(f"{shown} cannot be read", "ask its owner for permission to list it") from error
+    except OSError as error:
+        raise SourceError(
+            f"{shown} cannot be read ({error.strerror})", "name a directory that can be listed"
+        ) from error
+    return path
+
+
+def _kind_of(error: OSError) -> Kind:
+    """The problem that a failed system call on the way to a source stands for."""
+    if error.errno in _DANGLING:
+        return Kind.DANGLING
+    if error.errno == errno.ELOOP:
+        return Kind.LOOP
+    if error.errno == errno.EDEADLK:  # our own server's answer to our own threads
+        return Kind.RECURSIVE
+    return Kind.UNREADABLE
+
+
+def _count(hop: Hop, hops: list[Hop]) -> None:
+    if len(hops) >= MAX_LINKS:
+        raise Unresolvable(Kind.LOOP)
+    hops.append(hop)
+
+
+def _join(directory: bytes, name: bytes) -> bytes:
+    return directory + name if directory == b"/" else directory + b"/" + name
+
+
+def _with_slash(path: bytes) -> bytes:
+    return path if path.endswith(b"/") else path + b"/"
+
+
+def _at(function: Callable[..., T], path: bytes, *args: Any) -> T:
+    """`function(path, *args)` for os.open, os.lstat or os.readlink, also where `path` is longer than PATH_MAX."""
+    if len(path) < PATH_MAX:
+        return function(path, *args)
+    fd = os.open(b"/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        while len(path) >= PATH_MAX:
+            cut = path.rindex(b"/", 0, PATH_MAX)
+            flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            deeper = os.open(path[:cut].lstrip(b"/"), flags, dir_fd=fd)
+            os.close(fd)
+            fd, path = deeper, path[cut + 1 :]
+        return function(path, *args, dir_fd=fd)
+    finally:
+        os.close(fd)
