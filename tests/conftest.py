@@ -1,0 +1,173 @@
+"""Fixtures for all tiers, and the checks around the whole run."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import gc
+import os
+import shutil
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator
+from ctypes.util import find_library
+from pathlib import Path
+from typing import NoReturn, Protocol
+
+import pytest
+
+from tests.support import mounting
+from tests.support.mounting import MYSELF, REPOSITORY, Mount, User
+
+NOBODY = 65534
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--require-fuse",
+        action="store_true",
+        help="fail instead of skipping where FUSE, libfuse 2 or an ordinary user's access is missing (for CI)",
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A mount that hangs must end the run with a stack trace instead of blocking it. A hung system call on a mount
+    cannot be interrupted by a signal, so the timeout comes from a thread."""
+    for item in items:
+        if "symfuse_mount" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(180, method="thread"))
+
+
+def missing(config: pytest.Config, what: str) -> NoReturn:
+    """Skip for a person, fail in CI: a gap is never hidden."""
+    if config.getoption("--require-fuse"):
+        pytest.fail(f"--require-fuse: {what}", pytrace=False)
+    pytest.skip(what)
+
+
+# -- around the whole run ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """No mount and no descriptor that the run opened outlives it."""
+    mounts_before, files_before = mounting.mountpoints(), mounting.open_files()
+    yield
+    gc.collect()
+    left = mounting.mountpoints() - mounts_before
+    mounting.clear(sorted(left))
+    assert not left, f"mounts left behind: {left}"
+    grown = {fd: path for fd, path in mounting.open_files().items() if files_before.get(fd) != path}
+    ours = {fd: path for fd, path in grown.items() if path == "/dev/fuse" or "/pytest-" in path}
+    assert not ours, f"descriptors left open: {ours}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Logs and state of the mounts under test go to a directory of the run, not to the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        for variable in ("XDG_STATE_HOME", "XDG_RUNTIME_DIR", "XDG_CACHE_HOME"):
+            directory = tmp_path_factory.mktemp(variable.lower())
+            directory.chmod(0o700)
+            patch.setenv(variable, str(directory))
+        yield
+
+
+# -- mounts -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def fuse(request: pytest.FixtureRequest) -> None:
+    """FUSE can be used at all."""
+    if not os.path.exists("/dev/fuse"):
+        missing(request.config, "this machine has no /dev/fuse")
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        missing(request.config, "no permission to use /dev/fuse")
+    if os.geteuid() != 0 and shutil.which("fusermount3") is None:
+        missing(request.config, "fusermount3 is not installed (apt install fuse3)")
+
+
+@pytest.fixture(params=["kernel", "fusepy"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """Each way to the kernel: the mounted tests promise the same of both."""
+    name = str(request.param)
+    if name == "fusepy" and find_library("fuse") is None:
+        missing(request.config, "libfuse 2 is not installed (apt install libfuse2)")
+    return name
+
+
+class MountMaker(Protocol):
+    """Mounts a dataset: `symfuse_mount(dataset, "--dot-entries", "show")`."""
+
+    def __call__(self, dataset: Path, *options: str, at: Path | None = None, user: User = MYSELF) -> Mount: ...
+
+
+@pytest.fixture
+def symfuse_mount(fuse: None, backend: str, tmp_path: Path) -> Iterator[MountMaker]:
+    """Mounts made by the real command; when the test ends they are unmounted, and nothing may be left of them."""
+    made: list[Mount] = []
+
+    def mount(dataset: Path, *options: str, at: Path | None = None, user: User = MYSELF) -> Mount:
+        mountpoint = at or tmp_path / f"mount{len(made)}"
+        mountpoint.mkdir(exist_ok=True)
+        made.append(mounting.mount(dataset, mountpoint, *options, backend=backend, user=user))
+        return made[-1]
+
+    try:
+        yield mount
+        for each in reversed(made):
+            each.check_nothing_left()
+    finally:
+        mounting.clear([each.bytes for each in made if each.is_mounted()])
+
+
+# -- an ordinary user -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def open_device(fuse: None) -> Iterator[None]:
+    """/dev/fuse is usable by everybody, as udev makes it on a desktop."""
+    before = stat.S_IMODE(os.stat("/dev/fuse").st_mode)
+    if os.geteuid() != 0 or before & 0o666 == 0o666:
+        yield
+        return
+    os.chmod("/dev/fuse", 0o666)
+    yield
+    os.chmod("/dev/fuse", before)
+
+
+@pytest.fixture
+def ordinary_user(request: pytest.FixtureRequest, open_device: None) -> Iterator[User]:
+    """Somebody without privileges, with a home of their own: whoever runs the tests, or nobody if that is root."""
+    if shutil.which("fusermount3") is None:
+        missing(request.config, "fusermount3 is not installed (apt install fuse3)")
+    home = Path(tempfile.mkdtemp(prefix="symfuse-user-"))
+    uid = NOBODY if os.geteuid() == 0 else None
+    if uid is not None:
+        os.chown(home, uid, uid)
+    environment = {"HOME": str(home), "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *_site_packages()])}
+    environment |= {f"XDG_{name}_HOME": str(home / name.lower()) for name in ("STATE", "CACHE")}
+    environment["XDG_RUNTIME_DIR"] = str(home)
+    user = User(uid=uid, gid=uid, environment=environment, home=home)
+    python = _first_that_runs(user, [sys.executable, "/usr/bin/python3"])
+    if python is None:
+        missing(request.config, "an ordinary user may not read this checkout, or may run no Python that it works with")
+    yield dataclasses.replace(user, python=python)
+    left = [path for path in mounting.mountpoints() if path.startswith(os.fsencode(home))]
+    mounting.clear(left)
+    shutil.rmtree(home)
+    assert not left, f"mounts left behind: {left}"
+
+
+def _site_packages() -> list[str]:
+    return [path for path in sys.path if path.endswith("site-packages")]
+
+
+def _first_that_runs(user: User, pythons: list[str]) -> str | None:
+    """The first of these that this user can run symfuse with: root's interpreter may lie in a closed home."""
+    for python in pythons:
+        with contextlib.suppress(PermissionError):
+            if user.run(python, "-c", "import click, psutil, symfuse.policy", check=False).returncode == 0:
+                return python
+    return None
