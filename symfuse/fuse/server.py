@@ -1,0 +1,294 @@
+"""Request bytes in, reply bytes out, over a View: no device, no threads.
+
+Everything is answered for ever: the view is frozen, so entries, attributes, the absence of names and listings may stay
+in the kernel without end, and OPEN and OPENDIR are answered ENOSYS, upon which the kernel asks no more. What is left of
+a warm walk and of a warm open, read and close is no request at all.
+
+Handlers are named as the opcodes. Each takes the request's header fields it needs and the body, and returns the reply's
+payload, or None where the protocol has no reply; errors are raised as OSError. Source: `linux/fuse.h`, `fs/fuse/`.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import struct
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from symfuse import control
+from symfuse.control import Control
+from symfuse.fuse import abi
+from symfuse.fuse.abi import InitFlag, Opcode, OpenFlag
+from symfuse.view import Node, View
+
+#: Seconds; the kernel turns any larger number into "never".
+FOREVER_S = 1 << 32
+#: Bytes the kernel may ask for in one READ: 256 pages, `fs.fuse.max_pages_limit`.
+MAX_PAGES = 256
+#: Reads the kernel may have under way in the background (readahead); its own default is 12.
+MAX_BACKGROUND = 64
+
+_WANTED = (
+    InitFlag.ASYNC_READ
+    | InitFlag.HAS_IOCTL_DIR
+    | InitFlag.DO_READDIRPLUS
+    | InitFlag.NO_OPEN_SUPPORT
+    | InitFlag.PARALLEL_DIROPS
+    | InitFlag.ABORT_ERROR
+    | InitFlag.MAX_PAGES
+    | InitFlag.NO_OPENDIR_SUPPORT
+)
+
+#: What would change the view. The mount is read-only, but root can remount it; we stay so.
+_MUTATING = frozenset(
+    {
+        Opcode.SETATTR, Opcode.SYMLINK, Opcode.MKNOD, Opcode.MKDIR, Opcode.UNLINK, Opcode.RMDIR, Opcode.RENAME,
+        Opcode.LINK, Opcode.WRITE, Opcode.SETXATTR, Opcode.REMOVEXATTR, Opcode.CREATE, Opcode.FALLOCATE,
+        Opcode.RENAME2, Opcode.COPY_FILE_RANGE, Opcode.COPY_FILE_RANGE_64, Opcode.TMPFILE,
+    }
+)  # fmt: skip
+_WITHOUT_REPLY = frozenset({Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT, Opcode.NOTIFY_REPLY})
+_NAMES = {int(opcode): opcode.name.lower() for opcode in Opcode}
+_LISTING = frozenset({int(Opcode.LOOKUP), int(Opcode.READDIR), int(Opcode.READDIRPLUS)})
+_NOTHING = b""
+
+log = logging.getLogger(__name__)
+
+
+class Header(NamedTuple):
+    """`fuse_in_header`, decoded."""
+
+    length: int
+    opcode: int
+    unique: int
+    nodeid: int
+    uid: int
+    gid: int
+    pid: int
+    extensions: int
+    padding: int
+
+
+Handler = Callable[[Header, bytes], bytes | None]
+#: A reply's parts, to be written as one. Empty: there is none.
+Reply = tuple[bytes, ...]
+
+
+class Server:
+    """Answers FUSE requests. Safe to use from several threads; each must bring every request to `handle` once."""
+
+    def __init__(self, view: View, control: Control) -> None:
+        self._view = view
+        self._control = control
+        self._counters = control.counters
+        self._flags = InitFlag(0)
+        self._handlers: dict[int, Handler] = {
+            Opcode.INIT: self._init,
+            Opcode.LOOKUP: self._lookup,
+            Opcode.GETATTR: self._getattr,
+            Opcode.OPEN: self._open,
+            Opcode.OPENDIR: self._opendir,
+            Opcode.READ: self._read,
+            Opcode.READDIR: self._readdir,
+            Opcode.READDIRPLUS: self._readdirplus,
+            Opcode.READLINK: self._readlink,
+            Opcode.RELEASE: self._release,
+            Opcode.RELEASEDIR: self._release,
+            Opcode.DESTROY: self._release,
+            Opcode.STATFS: self._statfs,
+            Opcode.IOCTL: self._ioctl,
+        }
+        self._handlers |= dict.fromkeys(_MUTATING, _refuse_to_write)
+        self._handlers |= dict.fromkeys(_WITHOUT_REPLY, _ignore)
+
+    def may_block(self, request: bytes) -> bool:
+        """True when answering touches the dataset, which may be slow or never answer."""
+        if len(request) < abi.IN_HEADER.size:
+            return False
+        opcode, nodeid = struct.unpack_from("<I8xQ", request, 4)
+        if opcode in _LISTING:
+            return not self._view.is_frozen(nodeid)
+        if opcode == Opcode.IOCTL:
+            return request[52:56] == _WHY_COMMAND
+        return opcode in (Opcode.READ, Opcode.STATFS)
+
+    def handle(self, request: bytes) -> Reply:
+        """Answer one request. Never raises: a failure is an errno, anything unforeseen EIO and one traceback."""
+        if len(request) < abi.IN_HEADER.size:
+            log.error("a request of %d bytes has no header", len(request))
+            return ()
+        header = Header._make(abi.IN_HEADER.unpack_from(request))
+        self._counters.tally().requests[_NAMES.get(header.opcode, f"opcode-{header.opcode}")] += 1
+        payload, error = self._answer(header, request[abi.IN_HEADER.size :])
+        if error:
+            return (abi.OUT_HEADER.pack(abi.OUT_HEADER.size, -error, header.unique),)
+        if payload is None:
+            return ()
+        return abi.OUT_HEADER.pack(abi.OUT_HEADER.size + len(payload), 0, header.unique), payload
+
+    def _answer(self, header: Header, body: bytes) -> tuple[bytes | None, int]:
+        """The payload of a reply, or None for no reply, and the errno: the one place that maps exceptions."""
+        try:
+            # A thread of ours that touches the dataset has come back into the view: refuse, for it waits for itself.
+            if header.pid in self._view.dataset.callers and header.opcode not in _WITHOUT_REPLY:
+                return None, errno.EDEADLK
+            return self._handlers.get(header.opcode, _unknown)(header, body), 0
+        except OSError as error:
+            return None, error.errno or errno.EIO
+        except KeyError:
+            return None, errno.ESTALE  # a nodeid that we never gave out
+        except struct.error:
+            return None, errno.EINVAL  # a body too short for its opcode
+        except Exception:
+            log.exception("request %s failed", _NAMES.get(header.opcode, header.opcode))
+            return None, errno.EIO
+
+    # -- the connection -----------------------------------------------------------------------------------------
+
+    def _init(self, _header: Header, body: bytes) -> bytes:
+        """Agree on a version and on flags. Errors: EPROTO for a kernel older than protocol 7."""
+        major, minor, max_readahead, offered = abi.INIT_IN.unpack_from(body)
+        if major < abi.KERNEL_VERSION:
+            raise OSError(errno.EPROTO, f"kernel speaks protocol {major}")
+        self._flags = _WANTED & InitFlag(offered & 0x7FFFFFFF)
+        return abi.INIT_OUT.pack(
+            abi.KERNEL_VERSION, min(minor, abi.KERNEL_MINOR_VERSION), max_readahead, self._flags,
+            MAX_BACKGROUND, MAX_BACKGROUND * 3 // 4, abi.MIN_MAX_WRITE, 1, MAX_PAGES, 0, 0, 0, 0,
+        )  # fmt: skip
+
+    def _statfs(self, _header: Header, _body: bytes) -> bytes:
+        """The dataset's own numbers."""
+        found = self._view.dataset.statvfs()
+        return abi.STATFS_OUT.pack(
+            found.f_blocks, found.f_bfree, found.f_bavail, found.f_files, found.f_ffree,
+            found.f_bsize, abi.NAME_MAX, found.f_frsize,
+        )  # fmt: skip
+
+    def _ioctl(self, header: Header, body: bytes) -> bytes:
+        """ENOTTY at once for all but our own questions: CPython before 3.14 asks each file if it is a terminal."""
+        _fh, _flags, command, _arg, in_size, out_size = abi.IOCTL_IN.unpack_from(body)
+        if command not in (control.STATUS, control.WHY):
+            raise OSError(errno.ENOTTY, "not a terminal")
+        start = abi.IOCTL_IN.size
+        reply = self._control.answer(command, body[start : start + in_size], uid=header.uid)
+        return abi.IOCTL_OUT.pack(0, 0, 0, 0) + reply.ljust(out_size, b"\0")
+
+    # -- names and attributes -----------------------------------------------------------------------------------
+
+    def _lookup(self, header: Header, body: bytes) -> bytes:
+        """The node of a name. Raises the lookup count, which nobody keeps: nodeids are never reused.
+
+        A name that is absent is answered with nodeid 0, which the kernel remembers, and not with ENOENT.
+        """
+        node = self._view.lookup(header.nodeid, body.partition(b"\0")[0])
+        if node is None:
+            return abi.ENTRY_OUT.pack(0, 0, FOREVER_S, *(0,) * 19)
+        return abi.ENTRY_OUT.pack(*_entry(node))
+
+    def _getattr(self, header: Header, _body: bytes) -> bytes:
+        return abi.ATTR_OUT.pack(FOREVER_S, 0, 0, *_attr(self._view.node(header.nodeid)))
+
+    def _readlink(self, _header: Header, _body: bytes) -> bytes:
+        raise OSError(errno.EINVAL, "nothing here is a link")
+
+    # -- directories --------------------------------------------------------------------------------------------
+
+    def _opendir(self, _header: Header, _body: bytes) -> bytes:
+        """ENOSYS: do not ask again, and cache every listing. Kernels before 5.1 are told the same for each."""
+        if self._flags & InitFlag.NO_OPENDIR_SUPPORT:
+            raise OSError(errno.ENOSYS, "directories need no opening")
+        return abi.OPEN_OUT.pack(0, OpenFlag.KEEP_CACHE | OpenFlag.CACHE_DIR, 0)
+
+    def _readdir(self, header: Header, body: bytes) -> bytes:
+        _fh, offset, size, *_ = abi.READ_IN.unpack_from(body)
+        reply = bytearray()
+        for name, node, cookie in self._entries(header.nodeid, offset):
+            record = abi.DIRENT.pack(node.ino, cookie, len(name), node.mode >> 12) + name
+            if not _append(reply, record, size):
+                break
+        return bytes(reply)
+
+    def _readdirplus(self, header: Header, body: bytes) -> bytes:
+        """Entries with their attributes. Each but . and .. raises the lookup count, as in `_lookup`."""
+        _fh, offset, size, *_ = abi.READ_IN.unpack_from(body)
+        reply = bytearray()
+        for name, node, cookie in self._entries(header.nodeid, offset):
+            # The two dots carry no nodeid, so that the kernel does not take them for children.
+            entry = _entry(node) if cookie > _DOTS else (0,) * 22
+            record = abi.DIRENTPLUS.pack(*entry, node.ino, cookie, len(name), node.mode >> 12) + name
+            if not _append(reply, record, size):
+                break
+        return bytes(reply)
+
+    def _entries(self, nodeid: int, offset: int) -> Iterator[tuple[bytes, Node, int]]:
+        """Name, node and the cookie of the next entry, from the entry on whose cookie `offset` is.
+
+        Cookies: 1 follows ".", 2 follows "..", place + 3 follows a place.
+        """
+        if offset < 1:
+            yield b".", self._view.node(nodeid), 1
+        if offset < _DOTS:
+            yield b"..", self._view.node(self._view.parent(nodeid)), _DOTS
+        for name, node, place in self._view.listing(nodeid, max(offset - _DOTS, 0)):
+            yield name, node, place + _DOTS + 1
+
+    # -- files --------------------------------------------------------------------------------------------------
+
+    def _open(self, _header: Header, _body: bytes) -> bytes:
+        """ENOSYS: do not ask again, and keep what was read."""
+        if self._flags & InitFlag.NO_OPEN_SUPPORT:
+            raise OSError(errno.ENOSYS, "files need no opening")
+        return abi.OPEN_OUT.pack(0, OpenFlag.KEEP_CACHE, 0)
+
+    def _read(self, header: Header, body: bytes) -> bytes:
+        """Content by nodeid: without OPEN there is no fh. The source's errors surface here."""
+        _fh, offset, size, *_ = abi.READ_IN.unpack_from(body)
+        data = self._view.read(header.nodeid, offset, size)
+        self._counters.tally().bytes_read += len(data)
+        return data
+
+    def _release(self, _header: Header, _body: bytes) -> bytes:
+        return _NOTHING
+
+
+_DOTS = 2
+_WHY_COMMAND = struct.pack("<I", control.WHY)
+
+
+def _attr(node: Node) -> tuple[int, ...]:
+    """The fields of `fuse_attr`."""
+    atime_s, atime_ns = divmod(node.atime_ns, 1_000_000_000)
+    mtime_s, mtime_ns = divmod(node.mtime_ns, 1_000_000_000)
+    ctime_s, ctime_ns = divmod(node.ctime_ns, 1_000_000_000)
+    return (
+        node.ino, node.size, node.blocks, atime_s, mtime_s, ctime_s, atime_ns, mtime_ns, ctime_ns,
+        node.mode, node.nlink, node.uid, node.gid, 0, 0, 0,
+    )  # fmt: skip
+
+
+def _entry(node: Node) -> tuple[int, ...]:
+    """The fields of `fuse_entry_out`."""
+    return (node.nodeid, 0, FOREVER_S, FOREVER_S, 0, 0, *_attr(node))
+
+
+def _append(reply: bytearray, record: bytes, size: int) -> bool:
+    """Add a directory record, padded; False when it does not fit into `size` any more."""
+    padded = -len(record) % abi.DIRENT_ALIGN
+    if len(reply) + len(record) + padded > size:
+        return False
+    reply += record
+    reply += bytes(padded)
+    return True
+
+
+def _refuse_to_write(_header: Header, _body: bytes) -> bytes:
+    raise OSError(errno.EROFS, "the view is read-only")
+
+
+def _unknown(_header: Header, _body: bytes) -> bytes:
+    raise OSError(errno.ENOSYS, "not implemented")
+
+
+def _ignore(_header: Header, _body: bytes) -> None:
+    return None
