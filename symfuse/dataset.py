@@ -21,8 +21,9 @@ from symfuse.policy import DirLinks, DotEntries, Kind, Outside, Policy
 
 #: Links followed in one resolution before it counts as a loop. Source: path_resolution(7), MAXSYMLINKS.
 MAX_LINKS = 40
-#: Source: `PATH_MAX` in limits.h; it counts the closing NUL.
+#: Source: limits.h; PATH_MAX counts the closing NUL. Some file systems have longer names than Linux can pass on.
 PATH_MAX = 4096
+NAME_MAX = 255
 #: Real directories remembered by the text that led to them; links of one dataset share few of them.
 MAX_REMEMBERED = 4096
 #: Idle descriptors of sources kept open between reads.
@@ -82,6 +83,10 @@ class Unresolvable(Exception):
         self.kind = kind
 
 
+#: `Dataset._real_directory`, or the same with a memory: (start, text, hops) -> real path.
+DirectoryFinder = Callable[[bytes, bytes, list[Hop]], bytes]
+
+
 class Dataset:
     """The user's directory tree. Safe to use from several threads.
 
@@ -100,7 +105,8 @@ class Dataset:
         self._mountpoint = mountpoint
         self._allowed: tuple[bytes, ...] | None = None
         if confined or policy.outside is Outside.HIDE:
-            self._allowed = tuple(_with_slash(path) for path in (self.root, *policy.allow_roots))
+            roots = (self.root, *(os.path.realpath(path) for path in policy.allow_roots))
+            self._allowed = tuple(_with_slash(path) for path in roots)
         self._remembered: dict[tuple[bytes, bytes], bytes] = {}
         self._uid = os.geteuid()
         self._groups = frozenset((os.getegid(), *os.getgroups()))
@@ -141,6 +147,8 @@ class Dataset:
     def _entry(self, directory: bytes, name: bytes, *, fd: int, is_link: bool) -> Entry:
         if self.policy.dot_entries is DotEntries.HIDE and name.startswith(b"."):
             return Entry(name, None, Kind.DOT_ENTRY)
+        if len(name) > NAME_MAX:
+            return Entry(name, None, Kind.UNREADABLE)
         try:
             if is_link:
                 return self._linked_entry(directory, name, fd)
@@ -154,7 +162,8 @@ class Dataset:
         return Entry(name, status, self._problem(status, name, fd))
 
     def _linked_entry(self, directory: bytes, name: bytes, fd: int) -> Entry:
-        path, status = self._follow(directory, Hop(_join(directory, name), os.readlink(name, dir_fd=fd)), hops=[])
+        hop = Hop(_join(directory, name), os.readlink(name, dir_fd=fd))
+        path, status = self._follow(directory, hop, hops=[], real_directory=self._remembered_directory)
         problem = self._problem(status, path, None)
         if problem is None and self.policy.dir_links is DirLinks.HIDE and stat.S_ISDIR(status.st_mode):
             problem = Kind.DIR_LINK
@@ -182,19 +191,30 @@ class Dataset:
 
         Errors: Unresolvable, with the kind; OSError EINVAL when it is no link.
         """
-        return self.trace(directory, name, hops=[])
+        return self._resolve(directory, name, [], self._remembered_directory)
 
     def trace(self, directory: bytes, name: bytes, *, hops: list[Hop]) -> Target:
         """Like `resolve`, and appends every link on the way to `hops`, also when it fails."""
+        return self._resolve(directory, name, hops, self._real_directory)
+
+    def _resolve(self, directory: bytes, name: bytes, hops: list[Hop], real_directory: DirectoryFinder) -> Target:
         path = _join(directory, name)
         try:
-            return self._follow(directory, Hop(path, _at(os.readlink, path)), hops=hops)
+            hop = Hop(path, _at(os.readlink, path))
+            return self._follow(directory, hop, hops=hops, real_directory=real_directory)
         except OSError as error:
             if error.errno == errno.EINVAL:
                 raise
             raise Unresolvable(_kind_of(error)) from error
 
-    def _follow(self, directory: bytes, hop: Hop, *, hops: list[Hop]) -> Target:
+    def _follow(
+        self,
+        directory: bytes,
+        hop: Hop,
+        *,
+        hops: list[Hop],
+        real_directory: DirectoryFinder,
+    ) -> Target:
         """Follow one link and those behind it. Errors: Unresolvable, OSError."""
         while True:
             _count(hop, hops)
@@ -204,7 +224,7 @@ class Dataset:
                 status = _at(os.lstat, path)
             else:
                 if slash:
-                    directory = self._remembered_directory(directory, head or b"/", hops)
+                    directory = real_directory(directory, head or b"/", hops)
                 path = _join(directory, last)
                 if path == self._mountpoint:
                     raise Unresolvable(Kind.RECURSIVE)

@@ -39,7 +39,7 @@ _MEANINGS = {
     Kind.LOOP: "the link leads back to itself, or through more than 40 links",
     Kind.CYCLE: "the directory is one of its own ancestors",
     Kind.SPECIAL: "a fifo, a socket or a device",
-    Kind.UNREADABLE: "you have no permission to read it",
+    Kind.UNREADABLE: "it cannot be read: no permission, or an error of its file system",
     Kind.RECURSIVE: "the link leads into the mountpoint",
     Kind.MULTIPLIED: "linked directories repeat each other without end in sight",
     Kind.OUTSIDE: "the link leaves the dataset and its target is in no --allow-root directory",
