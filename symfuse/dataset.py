@@ -145,21 +145,24 @@ class Dataset:
             self.callers.discard(thread)
 
     def _entry(self, directory: bytes, name: bytes, *, fd: int, is_link: bool) -> Entry:
-        if self.policy.dot_entries is DotEntries.HIDE and name.startswith(b"."):
-            return Entry(name, None, Kind.DOT_ENTRY)
-        if len(name) > NAME_MAX:
-            return Entry(name, None, Kind.UNREADABLE)
+        problem = self._name_problem(name)
+        if problem is not None:
+            return Entry(name, None, problem)
         try:
             if is_link:
                 return self._linked_entry(directory, name, fd)
             status = os.stat(name, dir_fd=fd, follow_symlinks=False)
-        except Unresolvable as problem:
-            return Entry(name, None, problem.kind)
-        except OSError as error:
-            return Entry(name, None, _kind_of(error))
+        except (Unresolvable, OSError) as error:
+            return Entry(name, None, error.kind if isinstance(error, Unresolvable) else _kind_of(error))
         if stat.S_ISLNK(status.st_mode):  # replaced since scandir saw it
             return self._entry(directory, name, fd=fd, is_link=True)
         return Entry(name, status, self._problem(status, name, fd))
+
+    def _name_problem(self, name: bytes) -> Kind | None:
+        """Why an entry cannot be shown whatever it is, if so."""
+        if self.policy.dot_entries is DotEntries.HIDE and name.startswith(b"."):
+            return Kind.DOT_ENTRY
+        return Kind.UNREADABLE if len(name) > NAME_MAX else None
 
     def _linked_entry(self, directory: bytes, name: bytes, fd: int) -> Entry:
         hop = Hop(_join(directory, name), os.readlink(name, dir_fd=fd))

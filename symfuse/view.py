@@ -111,8 +111,8 @@ class Explanation:
 
     @property
     def steps(self) -> list[str]:
-        """The links on the way, as `link -> text`."""
-        return [f"{os.fsdecode(hop.link)} -> {os.fsdecode(hop.text)}" for hop in self.hops]
+        """The links on the way, as `link -> text`; of a loop each link once."""
+        return [f"{os.fsdecode(hop.link)} -> {os.fsdecode(hop.text)}" for hop in dict.fromkeys(self.hops)]
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it."""
