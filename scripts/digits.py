@@ -40,7 +40,7 @@ class Digit:
 
 @dataclass(frozen=True)
 class Messy:
-    """A dataset of links, and what in it is not a plain link to an image, by what it is."""
+    """A dataset of links, and one example of each kind of entry in it."""
 
     root: Path
     digits: Sequence[Digit]
@@ -84,11 +84,14 @@ def link_classes(root: Path, digits: Iterable[Digit]) -> None:
 
 
 def add_mess(root: Path, digits: Sequence[Digit]) -> Mapping[str, Path]:
-    """Add what datasets collect over the years; returns what was added or changed, by what it is."""
-    chained, absolute = (next(d for d in digits if d.split == "train" and d.label == label) for label in (2, 4))
+    """Add what datasets collect over the years; returns what was added or changed, and one plain link, by what it is."""
+    plain, chained, absolute = (
+        next(digit for digit in digits if digit.split == "train" and digit.label == label) for label in (0, 2, 4)
+    )
     store = absolute.path.parent
     train = root / "train"
     mess = {
+        "plain link": train / "0" / plain.path.name,
         "link to a link": train / "2" / chained.path.name,
         "absolute link": train / "4" / absolute.path.name,
         "linked class": train / str(LINKED_CLASS),
