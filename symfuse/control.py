@@ -47,7 +47,10 @@ def decode(buffer: bytes | bytearray) -> Message:
     Errors: ValueError for bytes that are no JSON object.
     """
     text = bytes(buffer).rstrip(b"\0").decode("utf-8", "surrogateescape")
-    return dict(json.loads(text)) if text else {}
+    message = json.loads(text) if text else {}
+    if not isinstance(message, dict):
+        raise ValueError("not a JSON object")
+    return message
 
 
 class Control:

@@ -429,7 +429,9 @@ def _at(function: Callable[..., T], path: bytes, *args: Any) -> T:
     fd = os.open(b"/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         while len(path) >= PATH_MAX:
-            cut = path.rindex(b"/", 0, PATH_MAX)
+            cut = path.rfind(b"/", 1, PATH_MAX)
+            if cut < 0:
+                raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path)
             flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
             deeper = os.open(path[:cut].lstrip(b"/"), flags, dir_fd=fd)
             os.close(fd)

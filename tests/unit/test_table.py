@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from symfuse.dataset import Entry
+from symfuse.policy import Kind
+from symfuse.table import Table, Traits
+from tests.support.trees import tree
+
+NAMES = st.binary(min_size=1, max_size=255).filter(lambda name: b"/" not in name and b"\0" not in name)
+
+
+def status(*, mode: int = stat.S_IFREG | 0o644, size: int = 0, ino: int = 7) -> os.stat_result:
+    times = {"st_atime_ns": 0, "st_mtime_ns": 0, "st_ctime_ns": 0}
+    return os.stat_result((mode, ino, 1, 1, 0, 0, size, 0, 0, 0), {"st_blocks": 0, **times})
+
+
+def table(names: list[bytes]) -> Table:
+    """A table of files; each one's size tells its place."""
+    return Table((Entry(name, status(size=place)) for place, name in enumerate(sorted(names))), Traits())
+
+
+@given(st.lists(NAMES, unique=True))
+def test_every_name_is_found_where_it_stands(names: list[bytes]) -> None:
+    frozen = table(names)
+    assert [frozen.name(place) for place in range(len(frozen))] == sorted(names)
+    assert [frozen.find(name) for name in sorted(names)] == list(range(len(names)))
+    assert [frozen.row(place).size for place in range(len(frozen))] == list(range(len(names)))
+
+
+@given(st.lists(NAMES, unique=True), NAMES)
+def test_no_other_name_is_found(names: list[bytes], other: bytes) -> None:
+    assert (table(names).find(other) is not None) == (other in names)
+
+
+def test_an_empty_directory_finds_nothing() -> None:
+    assert len(table([])) == 0
+    assert table([]).find(b"a") is None
+    assert table([]).find(b"") is None
+
+
+def test_attributes_come_back_as_they_were(tmp_path: Path) -> None:
+    path = tree(tmp_path / "dataset", {"a": b"content"}) / "a"
+    for time_ns in (0, -1, 1_700_000_000_123_456_789):
+        os.utime(path, ns=(time_ns, time_ns))
+        found = path.stat()
+        row = Table([Entry(b"a", found)], Traits()).row(0)
+        assert (row.ino, row.size, row.blocks) == (found.st_ino, found.st_size, found.st_blocks)
+        assert (row.atime_ns, row.mtime_ns, row.ctime_ns) == (found.st_atime_ns, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def test_the_largest_numbers_fit() -> None:
+    row = Table([Entry(b"a", status(size=(1 << 63) - 1, ino=(1 << 64) - 1))], Traits()).row(0)
+    assert (row.size, row.ino) == ((1 << 63) - 1, (1 << 64) - 1)
+
+
+def test_write_and_set_id_bits_are_never_shown() -> None:
+    traits = Traits()
+    frozen = Table([Entry(b"a", status(mode=stat.S_IFREG | 0o7777))], traits)
+    assert traits[frozen.row(0).trait].mode == stat.S_IFREG | 0o1555
+
+
+def test_what_is_hidden_is_kept_apart_with_its_reason() -> None:
+    frozen = Table([Entry(b"a", None, Kind.DANGLING), Entry(b"b", status())], Traits())
+    assert [frozen.name(place) for place in range(len(frozen))] == [b"b"]
+    assert (frozen.problem(b"a"), frozen.problem(b"b")) == (Kind.DANGLING, None)
+
+
+def test_many_like_files_share_one_trait() -> None:
+    traits = Traits()
+    frozen = Table([Entry(b"%d" % number, status()) for number in range(9)], traits)
+    assert {frozen.row(place).trait for place in range(9)} == {0}
+
+
+def test_a_row_costs_few_bytes() -> None:
+    frozen = table([b"%08d.jpg" % number for number in range(1000)])
+    assert frozen.nbytes() / 1000 < 72
