@@ -84,7 +84,7 @@ def link_classes(root: Path, digits: Iterable[Digit]) -> None:
 
 
 def add_mess(root: Path, digits: Sequence[Digit]) -> Mapping[str, Path]:
-    """Add what datasets collect over the years; returns what was added or changed, and one plain link, by what it is."""
+    """Add what datasets collect over the years; returns one example of each kind of entry."""
     plain, chained, absolute = (
         next(digit for digit in digits if digit.split == "train" and digit.label == label) for label in (0, 2, 4)
     )
