@@ -1,0 +1,184 @@
+"""Start a server process, follow its progress, and know when its mount is ready."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import IO
+
+from platformdirs import user_log_dir
+
+from symfuse.control import Message
+from symfuse.errors import ExitStatus, SymfuseError
+from symfuse.mounts import unmount
+from symfuse.mounts.request import MountRequest
+from symfuse.mounts.serve import DETACH
+from symfuse.mounts.unmount import END_TIMEOUT_S
+
+#: A log that has grown beyond this starts anew with the next mount.
+MAX_LOG_BYTES = 1 << 20
+#: How much of the end of a dead server's log is looked at.
+LOG_END_BYTES = 4096
+
+#: How long a server that is not ready yet may take to give up.
+ABORT_TIMEOUT_S = 2.0
+
+OnProgress = Callable[[Message], None]
+
+
+@dataclass
+class ServerProcess:
+    """The process behind a mount that is ready. It ends the mount when this process dies, or closes `stdin`."""
+
+    process: subprocess.Popen[bytes]
+    request: MountRequest
+    frozen: Message
+
+    def detach(self) -> None:
+        """Let the mount outlive this process."""
+        assert self.process.stdin is not None
+        with self.process.stdin as stdin:
+            stdin.write(DETACH)
+
+    def stop(self, *, timeout_s: float = END_TIMEOUT_S) -> bool:
+        """Have the server unmount (lazily if busy) and end; False when it still serves the mount's users."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        try:
+            self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+
+def launch(
+    request: MountRequest, *, in_background: bool = False, on_progress: OnProgress = lambda _frozen: None
+) -> ServerProcess:
+    """Start the server of a mount; returns when the mount answers. `on_progress` hears `Progress.as_dict()`.
+
+    `in_background` sends the log to a file instead of our stderr, and the mount then outlives this process.
+
+    Errors: SymfuseError of the kind the server met. Whatever is raised, KeyboardInterrupt too: no mount is left.
+    """
+    log: IO[bytes] | None = None
+    if in_background:
+        log, request = _open_log(request)
+    with log or contextlib.nullcontext():
+        process = _start(request, log)
+        try:
+            server = ServerProcess(process, request, _wait_until_ready(process, request, log, on_progress))
+            if in_background:
+                server.detach()
+        except BaseException:
+            _abort(process, request.mountpoint)
+            raise
+    return server
+
+
+def _start(request: MountRequest, log: IO[bytes] | None) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-X", "utf8", "-m", "symfuse.mounts.serve", request.mountpoint],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        cwd="/",
+        env=os.environ | {"PYTHONPATH": _python_path()},
+        start_new_session=True,
+    )
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):  # dead already; its log says why
+        process.stdin.write(request.to_json())
+        process.stdin.flush()
+    return process
+
+
+def _python_path() -> str:
+    """The server must find the same symfuse as we did, and nothing in the current directory."""
+    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    paths = [path for path in sys.path if path and os.pathsep not in path]
+    return os.pathsep.join(paths if package in paths else [package, *paths])
+
+
+def _wait_until_ready(
+    process: subprocess.Popen[bytes], request: MountRequest, log: IO[bytes] | None, on_progress: OnProgress
+) -> Message:
+    """What was frozen when the mount became ready. Errors: SymfuseError."""
+    assert process.stdout is not None
+    with process.stdout as messages:
+        for line in messages:
+            message = json.loads(line)
+            if message["event"] == "error":
+                raise _error(message)
+            if message["event"] == "ready":
+                return dict(message["frozen"])
+            on_progress(message["frozen"])
+    status = process.wait()
+    name = os.fsdecode(request.mountpoint)
+    raise SymfuseError(f"the server of {name} ended too early (status {status})", _last_line(log))
+
+
+def _error(message: Message) -> SymfuseError:
+    """The error that the server met, of the class it had there."""
+    kinds = {kind.status: kind for kind in SymfuseError.__subclasses__()}
+    return kinds.get(ExitStatus(message["status"]), SymfuseError)(message["cause"], message["cure"])
+
+
+def _abort(process: subprocess.Popen[bytes], mountpoint: bytes) -> None:
+    """Nothing may be left: the server unmounts what it mounted; if it is stuck, it is killed and its mount cleared."""
+    with contextlib.suppress(BrokenPipeError):
+        assert process.stdin is not None
+        process.stdin.close()
+    try:
+        process.wait(ABORT_TIMEOUT_S)
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):
+        process.kill()
+        process.wait()
+        unmount.clear_dead(mountpoint)
+
+
+def _open_log(request: MountRequest) -> tuple[IO[bytes], MountRequest]:
+    """The file that the server's stderr goes to, and the request that names it.
+
+    It is in the user's state directory, if that can be written, else among the temporary files, else in memory only.
+    """
+    for directory, make in ((_state_directory, _own_log), (tempfile.gettempdir, _temporary_log)):
+        with contextlib.suppress(OSError):
+            fd, path = make(directory(), request.mountpoint)
+            return os.fdopen(fd, "a+b"), replace(request, log=path)
+    return os.fdopen(os.memfd_create("symfuse-log"), "a+b"), request
+
+
+def _state_directory() -> str:
+    return user_log_dir("symfuse", ensure_exists=True)
+
+
+def _own_log(directory: str, mountpoint: bytes) -> tuple[int, str]:
+    """One log for each mountpoint, so that what a dead server wrote is still there after the next mount."""
+    readable = re.sub(r"[^A-Za-z0-9.-]+", "-", os.fsdecode(mountpoint)).strip("-.")[-80:]
+    path = os.path.join(directory, f"{readable}-{hashlib.sha256(mountpoint).hexdigest()[:8]}.log")
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    if os.fstat(fd).st_size > MAX_LOG_BYTES:
+        os.ftruncate(fd, 0)
+    return fd, path
+
+
+def _temporary_log(directory: str, _mountpoint: bytes) -> tuple[int, str]:
+    return tempfile.mkstemp(prefix="symfuse-", suffix=".log", dir=directory)
+
+
+def _last_line(log: IO[bytes] | None) -> str:
+    """What a server that died without a word said last: an exception, as a rule."""
+    if log is None:
+        return "see what it wrote above"
+    log.seek(0, os.SEEK_END)
+    log.seek(max(0, log.tell() - LOG_END_BYTES))
+    lines = log.read().decode("utf-8", "replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it wrote nothing")

@@ -1,0 +1,171 @@
+"""What is to be mounted, where and how: made from the user's words, handed to the server process as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeVar
+
+from symfuse.errors import UsageError
+from symfuse.policy import PROBLEMS, Backend, DirLinks, DotEntries, Kind, Outside, Policy
+
+#: The word for every problem a dataset can have.
+ANY = "any"
+
+Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+Word = TypeVar("Word", str, Path)
+Choice = TypeVar("Choice", Backend, Outside, DirLinks, DotEntries)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountRequest:
+    """One mount. Paths are absolute; `mountpoint` is real, because mountinfo shows it so.
+
+    `source` stays as the user named it: it is what `mount` and `df` show. `log` is where the server's stderr goes, for
+    those who ask. `remove_mountpoint` makes removing the (then empty) mountpoint the server's last act.
+    """
+
+    source: bytes
+    mountpoint: bytes
+    policy: Policy = field(default_factory=Policy)
+    backend: Backend = Backend.KERNEL
+    allow_other: bool = False
+    eager: bool = False
+    remove_mountpoint: bool = False
+    log: str | None = None
+
+    @property
+    def scans_first(self) -> bool:
+        """True when the whole dataset is frozen before it is mounted."""
+        return self.eager or bool(self.policy.fail_on)
+
+    def to_json(self) -> bytes:
+        """One line. Not with `os.fsdecode`: the two processes need not share a locale."""
+        return json.dumps(asdict(self), default=_plain).encode() + b"\n"
+
+    @classmethod
+    def from_json(cls, line: bytes) -> MountRequest:
+        """The request that `to_json` wrote."""
+        fields: dict[str, Any] = json.loads(line)
+        policy: dict[str, Any] = fields["policy"]
+        return cls(
+            **fields
+            | {
+                "source": _bytes(fields["source"]),
+                "mountpoint": _bytes(fields["mountpoint"]),
+                "backend": Backend(fields["backend"]),
+                "policy": Policy(
+                    outside=Outside(policy["outside"]),
+                    dir_links=DirLinks(policy["dir_links"]),
+                    dot_entries=DotEntries(policy["dot_entries"]),
+                    allow_roots=tuple(map(_bytes, policy["allow_roots"])),
+                    fail_on=frozenset(map(Kind, policy["fail_on"])),
+                ),
+            }
+        )
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
+    if isinstance(value, frozenset):
+        return sorted(value)
+    raise TypeError(f"{value!r} is nothing a request holds")
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def request(
+    source: Path,
+    mountpoint: Path,
+    *,
+    backend: str = Backend.KERNEL,
+    fail_on: Iterable[str] | str = (),
+    outside: str | None = None,
+    allow_root: Iterable[Path] | Path = (),
+    dir_links: str = DirLinks.FOLLOW,
+    dot_entries: str = DotEntries.HIDE,
+    allow_other: bool = False,
+    eager: bool = False,
+    remove_mountpoint: bool = False,
+) -> MountRequest:
+    """The request that the user's words make. `outside` is None unless the user chose.
+
+    Errors: UsageError for words that are no choice, or choices that contradict each other.
+    """
+    if allow_other and outside == Outside.FOLLOW:
+        raise UsageError(
+            "--outside follow with --allow-other would show other users what directory permissions keep from them",
+            "name the directories that links may lead to with --allow-root DIR",
+        )
+    return MountRequest(
+        source=absolute(source),
+        mountpoint=os.path.realpath(os.fsencode(mountpoint)),
+        policy=Policy(
+            outside=_choice(Outside, outside or Outside.FOLLOW),
+            dir_links=_choice(DirLinks, dir_links),
+            dot_entries=_choice(DotEntries, dot_entries),
+            allow_roots=tuple(_allow_root(directory) for directory in _several(allow_root)),
+            fail_on=kinds(fail_on),
+        ),
+        backend=_choice(Backend, backend),
+        allow_other=allow_other,
+        eager=eager,
+        remove_mountpoint=remove_mountpoint,
+    )
+
+
+def kinds(words: Iterable[str] | str) -> frozenset[Kind]:
+    """The kinds of problems that `fail_on` names. Errors: UsageError."""
+    found: set[Kind] = set()
+    for word in _several(words):
+        if word == ANY:
+            found |= PROBLEMS
+            continue
+        try:
+            found.add(Kind(word))
+        except ValueError:
+            raise UsageError(
+                f"there is no kind of problem called {word!r}", f"choose from {_listed(Kind)}, {ANY}"
+            ) from None
+    return frozenset(found)
+
+
+def absolute(path: Path) -> bytes:
+    """A path made absolute and tidy without following links, except where a `..` would have to guess."""
+    name = os.fsencode(path)
+    if b".." in name.split(b"/"):
+        return os.path.realpath(name)
+    return b"/" + os.path.abspath(name).lstrip(b"/")  # abspath leaves a leading // as it is
+
+
+def _allow_root(directory: Path) -> bytes:
+    path = os.path.realpath(os.fsencode(directory))
+    try:
+        is_directory = stat.S_ISDIR(os.stat(path).st_mode)
+    except OSError as error:
+        raise UsageError(f"--allow-root {os.fsdecode(directory)}: {error.strerror}", "name a directory") from None
+    if not is_directory:
+        raise UsageError(f"--allow-root {os.fsdecode(directory)} is not a directory", "name a directory")
+    return path
+
+
+def _choice(choices: type[Choice], word: str) -> Choice:
+    try:
+        return choices(word)
+    except ValueError:
+        raise UsageError(f"there is no choice {word!r}", f"choose from {_listed(choices)}") from None
+
+
+def _listed(choices: Iterable[str]) -> str:
+    return ", ".join(str(choice) for choice in choices)
+
+
+def _several(words: Iterable[Word] | Word) -> Iterable[Word]:
+    """One word is meant as itself, not as its letters."""
+    return (words,) if isinstance(words, (str, bytes, os.PathLike)) else words

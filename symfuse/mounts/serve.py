@@ -1,0 +1,341 @@
+"""The process that serves a mount: `python -m symfuse.mounts.serve MOUNTPOINT`, or the command line in the foreground.
+
+The main thread decides, a worker thread prepares the view, mounts and serves. Whoever asks for a mount talks to its
+process over two pipes: on stdin the request, then nothing until DETACH or the end of the asking process, which ends
+the mount; on stdout messages, one JSON object a line (see `Report`). The argument is for the readers of ps(1) only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import selectors
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import IO
+
+from symfuse.control import Control, Message
+from symfuse.counters import Counters
+from symfuse.dataset import Dataset
+from symfuse.errors import DatasetRefused, ExitStatus, SymfuseError
+from symfuse.fuse import kernelmount
+from symfuse.fuse.options import MountOptions
+from symfuse.mounts.request import MountRequest
+from symfuse.mounts.visible import visible
+from symfuse.policy import Backend, Kind
+from symfuse.view import Progress, View
+
+#: What the asking process writes when the mount shall outlive it.
+DETACH = b"detach\n"
+#: Progress is reported no more often than this.
+REPORT_INTERVAL_S = 0.1
+#: How long the background freeze may take to notice that it is over.
+FREEZE_END_TIMEOUT_S = 1.0
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+#: What the worker tells the main thread, beside the numbers of signals.
+_READY, _ENDED = b"\xfe", b"\xff"
+
+#: Hears {"event": "progress" or "ready", "frozen": Progress}, or
+#: {"event": "error", "status": ExitStatus, "cause": …, "cure": …}.
+Report = Callable[[Message], None]
+
+log = logging.getLogger(__name__)
+
+
+class MountServer:
+    """One mount, from its preparation to its end. Made and run in the main thread, for it handles signals.
+
+    `lifeline` is a descriptor whose end means that the asking process is gone, which ends the mount; DETACH on it
+    means that the mount shall live on.
+    """
+
+    def __init__(self, request: MountRequest, report: Report, *, lifeline: int | None = None) -> None:
+        self.was_ready = False
+        self._request = request
+        self._report = report
+        self._lifeline = lifeline
+        self._asker: int | None = None  # a pidfd
+        self._stop = threading.Event()
+        self._error: BaseException | None = None  # of the worker; written before it says _ENDED
+        self._view: View | None = None  # the worker's until it says _READY
+        self._freezer: threading.Thread | None = None
+        self._wakeup, self._wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._selector = selectors.DefaultSelector()
+
+    def run(self) -> None:
+        """Serve until the mount is gone, by whomever.
+
+        Errors: SymfuseError when it cannot be mounted; whatever failed while serving, and the mount then stays behind
+        dead: programs that see an empty directory instead could take it for the truth.
+        """
+        with self._signals():
+            self._watch()
+            threading.Thread(target=self._work, name="worker", daemon=True).start()
+            while self._handle_events():
+                pass
+            self._end()
+        if self._error is not None:
+            raise self._error
+
+    # -- the worker thread --------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        try:
+            view = self._prepare()
+            if not self._stop.is_set():
+                self._view = view
+                self._backend(view)(lambda: self._tell(_READY))
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._tell(_ENDED)
+
+    def _prepare(self) -> View:
+        request = self._request
+        dataset = Dataset(request.source, request.policy, mountpoint=request.mountpoint, confined=request.allow_other)
+        view = View(dataset)
+        if request.scans_first:
+            refuse(view.freeze_all(on_progress=self._reporter(), stop=self._stop), request.policy.fail_on)
+        return view
+
+    def _backend(self, view: View) -> Callable[[Callable[[], None]], None]:
+        request = self._request
+        control = Control(
+            view,
+            Counters(),
+            backend=request.backend,
+            source=request.source,
+            mountpoint=request.mountpoint,
+            log=request.log,
+        )
+        options = MountOptions(mountpoint=request.mountpoint, fsname=request.source, allow_other=request.allow_other)
+        if request.backend is Backend.FUSEPY:
+            from symfuse.fuse.libfuse import LibfuseBackend  # noqa: PLC0415 - needs libfuse 2, which few have
+
+            return LibfuseBackend(view, control, options=options).run
+        from symfuse.fuse.device import KernelBackend  # noqa: PLC0415 - only one of the two is ever needed
+
+        return KernelBackend(view, control, options=options).run
+
+    def _reporter(self) -> Callable[[Progress], None]:
+        """Reports progress now and then; the view offers it for every directory."""
+        last_s = time.monotonic()
+
+        def report(progress: Progress) -> None:
+            nonlocal last_s
+            now_s = time.monotonic()
+            if now_s - last_s >= REPORT_INTERVAL_S:
+                last_s = now_s
+                self._report({"event": "progress", "frozen": progress.as_dict()})
+
+        return report
+
+    def _tell(self, what: bytes) -> None:
+        os.write(self._wake, what)
+
+    # -- the main thread ----------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """The stop signals wake the main thread, and nothing else happens."""
+        before = {number: signal.signal(number, lambda _number, _frame: None) for number in STOP_SIGNALS}
+        wakeup_before = signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(wakeup_before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _watch(self) -> None:
+        self._selector.register(self._wakeup, selectors.EVENT_READ, self._on_wakeup)
+        if self._lifeline is None:
+            return
+        self._selector.register(self._lifeline, selectors.EVENT_READ, self._on_lifeline)
+        # The pipe alone would not do: whoever the asking process forks holds its other end, too.
+        with contextlib.suppress(OSError):
+            self._asker = os.pidfd_open(os.getppid())
+            self._selector.register(self._asker, selectors.EVENT_READ, self._on_asker)
+
+    def _handle_events(self) -> bool:
+        """False when the worker has ended."""
+        going = True
+        for key, _mask in self._selector.select():
+            going = key.data() and going
+        return going
+
+    def _on_wakeup(self) -> bool:
+        told = os.read(self._wakeup, 4096)
+        if _READY[0] in told:
+            self._on_ready()
+        if any(number in told for number in STOP_SIGNALS):
+            self._on_stop()
+        return _ENDED[0] not in told
+
+    def _on_lifeline(self) -> bool:
+        assert self._lifeline is not None
+        released = os.read(self._lifeline, 4096) == DETACH
+        self._release()
+        if not released:
+            self._on_stop()
+        return True
+
+    def _on_asker(self) -> bool:
+        self._release()
+        self._on_stop()
+        return True
+
+    def _release(self) -> None:
+        """Watch the asking process no longer."""
+        for fd in (self._lifeline, self._asker):
+            if fd is not None and fd in self._selector.get_map():
+                self._selector.unregister(fd)
+                os.close(fd)
+
+    def _on_ready(self) -> None:
+        assert self._view is not None
+        self.was_ready = True
+        if self._stop.is_set():
+            self._unmount()
+            return
+        self._report({"event": "ready", "frozen": self._view.progress().as_dict()})
+        if not self._request.scans_first:
+            self._freezer = threading.Thread(target=self._freeze, args=(self._view,), name="freezer", daemon=True)
+            self._freezer.start()
+
+    def _freeze(self, view: View) -> None:
+        try:
+            view.freeze_all(stop=self._stop)
+        except Exception:
+            log.exception("freezing the dataset in the background failed")
+
+    def _on_stop(self) -> None:
+        """Unmount, or do not mount at all. Who asks twice does not want to wait for the mount's users."""
+        if self._stop.is_set():
+            log.warning("stopped at once; what still used the mount loses it")
+            os._exit(ExitStatus.INTERRUPTED)
+        self._stop.set()
+        if self.was_ready:
+            self._unmount()
+
+    def _unmount(self) -> None:
+        mountpoint = self._request.mountpoint
+        try:
+            try:
+                kernelmount.unmount(mountpoint)
+            except OSError as error:
+                if error.errno != errno.EBUSY:
+                    raise
+                log.info("%s is busy: detached, and served until its last user is gone", os.fsdecode(mountpoint))
+                kernelmount.unmount(mountpoint, lazy=True)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # EINVAL: somebody else was quicker
+                log.error("%s cannot be unmounted: %s", os.fsdecode(mountpoint), error.strerror)
+
+    def _end(self) -> None:
+        is_watched = self._lifeline is not None and self._lifeline in self._selector.get_map()
+        self._stop.set()
+        if self._error is not None and self.was_ready and is_watched:
+            self._unmount()  # nobody but the asking process knows of this mount
+        if self._freezer is not None:
+            self._freezer.join(FREEZE_END_TIMEOUT_S)
+        if self._view is not None:
+            self._view.close()
+        if self._request.remove_mountpoint:
+            with contextlib.suppress(OSError):
+                os.rmdir(self._request.mountpoint)
+        self._release()
+        self._selector.close()
+
+
+def refuse(progress: Progress, fail_on: frozenset[Kind]) -> None:
+    """Errors: DatasetRefused when the dataset has problems of these kinds."""
+    found = [
+        f"{number} {kind} ({visible(progress.examples[kind][0])}{', …' if number > 1 else ''})"
+        for kind, number in sorted(progress.hidden.items())
+        if kind in fail_on
+    ]
+    if found:
+        raise DatasetRefused(f"the dataset has {', '.join(found)}", "mend it, or mount without --fail-on")
+
+
+class OneLine(logging.Formatter):
+    """Names in a message cannot forge further lines of the log."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """The line before any traceback."""
+        return visible(super().formatMessage(record))
+
+
+def log_to_stderr() -> None:
+    """Everything worth knowing afterwards goes to stderr, wherever that leads."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(OneLine("%(asctime)s symfuse[%(process)d] %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+def main() -> int:
+    """The server process. Returns its exit status."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.chdir("/")
+    lifeline, messages = _take_pipes()
+    log_to_stderr()
+    line = _read_line(lifeline)
+    if not line:
+        return ExitStatus.INTERRUPTED
+    with messages:
+        return _serve(MountRequest.from_json(line), _reporter_to(messages), lifeline)
+
+
+def _serve(request: MountRequest, report: Report, lifeline: int) -> int:
+    server = MountServer(request, report, lifeline=lifeline)
+    try:
+        server.run()
+    except SymfuseError as error:
+        report({"event": "error", "status": int(error.status), "cause": error.cause, "cure": error.cure})
+        return error.status
+    except Exception:
+        log.exception("the server of %s failed", os.fsdecode(request.mountpoint))
+        return ExitStatus.INTERNAL
+    return ExitStatus.OK
+
+
+def _take_pipes() -> tuple[int, IO[bytes]]:
+    """Move the pipes out of the way of whatever reads stdin or prints to stdout."""
+    lifeline = os.dup(0)
+    messages = os.fdopen(os.dup(1), "wb", buffering=0)
+    null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    os.dup2(null, 0)
+    os.close(null)
+    os.dup2(2, 1)
+    return lifeline, messages
+
+
+def _read_line(fd: int) -> bytes:
+    line = b""
+    while not line.endswith(b"\n"):
+        more = os.read(fd, 1 << 16)
+        if not more:
+            return b""
+        line += more
+    return line
+
+
+def _reporter_to(messages: IO[bytes]) -> Report:
+    def report(message: Message) -> None:
+        with contextlib.suppress(BrokenPipeError):  # nobody listens any more; the lifeline says so, too
+            messages.write(json.dumps(message).encode() + b"\n")
+
+    return report
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""`with symfuse.mounted(dataset) as path:` is a mount that ends with the block, and with this process."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+
+from symfuse.errors import MountBusy, NotMounted, SymfuseError
+from symfuse.mounts import preflight, unmount
+from symfuse.mounts.launch import OnProgress, ServerProcess, launch
+from symfuse.mounts.request import MountRequest, Path, request
+from symfuse.policy import Backend, DirLinks, DotEntries
+
+log = logging.getLogger("symfuse")
+
+
+@contextlib.contextmanager
+def mounted(
+    source: Path,
+    *,
+    at: Path | None = None,
+    backend: str = Backend.KERNEL,
+    fail_on: Iterable[str] | str = (),
+    outside: str | None = None,
+    allow_root: Iterable[Path] | Path = (),
+    dir_links: str = DirLinks.FOLLOW,
+    dot_entries: str = DotEntries.HIDE,
+    allow_other: bool = False,
+    eager: bool = False,
+) -> Iterator[str]:
+    """Mount a dataset for the length of a block; the block gets the mountpoint.
+
+    The options are those of `symfuse mount`. Without `at` the mountpoint is a temporary directory, removed at the end.
+    The server is a process of its own. It unmounts when the block ends and when this process dies, even if killed;
+    what still uses the mount then is served until it is done.
+
+    Errors: SymfuseError, before the block, when it cannot be mounted.
+    """
+    with _mountpoint(at) as mountpoint:
+        wanted = request(
+            source,
+            mountpoint,
+            backend=backend,
+            fail_on=fail_on,
+            outside=outside,
+            allow_root=allow_root,
+            dir_links=dir_links,
+            dot_entries=dot_entries,
+            allow_other=allow_other,
+            eager=eager,
+            remove_mountpoint=at is None,
+        )
+        with session(wanted):
+            yield os.fsdecode(wanted.mountpoint)
+
+
+@contextlib.contextmanager
+def _mountpoint(at: Path | None) -> Iterator[Path]:
+    if at is not None:
+        yield at
+        return
+    directory = tempfile.mkdtemp(prefix="symfuse-")
+    owner = os.getpid()
+    try:
+        yield directory
+    finally:
+        # The server does the same when we cannot. Never a recursive removal: the mount might still be there.
+        if os.getpid() == owner:
+            with contextlib.suppress(OSError):
+                os.rmdir(directory)
+
+
+@contextlib.contextmanager
+def session(
+    wanted: MountRequest,
+    *,
+    on_progress: OnProgress = lambda _frozen: None,
+    on_note: Callable[[str], None] = log.warning,
+) -> Iterator[ServerProcess]:
+    """`mounted` for a request that is made already.
+
+    Errors: SymfuseError, before the block, when it cannot be mounted.
+    """
+    preflight.check(wanted, on_note=on_note)
+    server = launch(wanted, on_progress=on_progress)
+    owner = os.getpid()
+    try:
+        yield server
+    finally:
+        if os.getpid() == owner:  # a forked child that leaves the block must not end its parent's mount
+            _end(server, on_note)
+
+
+def _end(server: ServerProcess, on_note: Callable[[str], None]) -> None:
+    mountpoint, timeout_s = server.request.mountpoint, unmount.END_TIMEOUT_S
+    try:
+        unmount.unmount(mountpoint)
+    except MountBusy as busy:
+        on_note(f"{busy.cause}: detached, and served until that ends")
+        timeout_s = unmount.LAZY_END_TIMEOUT_S
+        with contextlib.suppress(SymfuseError):
+            unmount.unmount(mountpoint, lazy=True)
+    except NotMounted:
+        pass  # somebody else was quicker
+    finally:
+        server.stop(timeout_s=timeout_s)

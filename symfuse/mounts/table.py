@@ -1,0 +1,154 @@
+"""Which mounts there are. The kernel's mountinfo is the only registry; nothing is kept in files.
+
+Nothing here waits for a server without a limit: a mount whose server hangs must not hang who asks about it.
+Source: proc_pid_mountinfo(5).
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+import os
+import re
+import threading
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, TypeVar
+
+FSTYPE = b"fuse.symfuse"
+#: Longest wait for a server to answer. A healthy one needs a millisecond.
+ANSWER_TIMEOUT_S = 5.0
+
+T = TypeVar("T")
+
+
+class State(enum.StrEnum):
+    """What can be told of a mount without its server's help."""
+
+    ALIVE = "alive"
+    DEAD = "dead"
+    SILENT = "silent"
+
+
+class MountEntry(NamedTuple):
+    """One line of mountinfo. `device` is what st_dev says of the files there; `root` is b"/" but for bind mounts."""
+
+    mount_id: int
+    parent_id: int
+    device: int
+    root: bytes
+    mountpoint: bytes
+    fstype: bytes
+    source: bytes
+
+    @property
+    def is_symfuse(self) -> bool:
+        """True for a view, whichever backend serves it, and not for a bind mount of a part of one."""
+        return self.fstype == FSTYPE and self.root == b"/"
+
+
+def parse(mountinfo: bytes) -> list[MountEntry]:
+    """The mounts in the order they were made."""
+    return [_entry(line) for line in mountinfo.splitlines()]
+
+
+def _entry(line: bytes) -> MountEntry:
+    # 36 35 98:0 /root /mountpoint options [optional fields…] - fstype source super-options
+    fields = line.split(b" ")
+    separator = fields.index(b"-", 6)
+    major, _, minor = fields[2].partition(b":")
+    return MountEntry(
+        mount_id=int(fields[0]),
+        parent_id=int(fields[1]),
+        device=os.makedev(int(major), int(minor)),
+        root=_unescape(fields[3]),
+        mountpoint=_unescape(fields[4]),
+        fstype=_unescape(fields[separator + 1]),
+        source=_unescape(fields[separator + 2]),
+    )
+
+
+def _unescape(text: bytes) -> bytes:
+    r"""Space, tab, newline and backslash stand as `\040` and so on."""
+    return re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8)]), text)
+
+
+def mounts() -> list[MountEntry]:
+    """All mounts of this mount namespace."""
+    with open("/proc/self/mountinfo", "rb") as file:
+        return parse(file.read())
+
+
+def symfuse_mounts() -> list[MountEntry]:
+    """Every symfuse mount, dead ones too."""
+    return [entry for entry in mounts() if entry.is_symfuse]
+
+
+def covering(path: bytes, entries: Iterable[MountEntry] | None = None) -> MountEntry | None:
+    """The mount that a path lies on. `path` is absolute and real; below a mountpoint it may name anything.
+
+    Follows the tree of mounts as a path walk does, because a later mount can hide an earlier one.
+    """
+    children: dict[int, list[MountEntry]] = {}
+    known = list(mounts() if entries is None else entries)
+    ids = {entry.mount_id for entry in known}
+    for entry in known:
+        if _covers(entry.mountpoint, path):
+            parent = entry.parent_id if entry.parent_id in ids and entry.parent_id != entry.mount_id else 0
+            children.setdefault(parent, []).append(entry)
+    found: MountEntry | None = None
+    while candidates := children.get(found.mount_id if found else 0):
+        # The walk meets the shortest mountpoint first; of two at one place the later one lies on top.
+        found = min(reversed(candidates), key=lambda entry: len(entry.mountpoint))
+    return found
+
+
+def _covers(mountpoint: bytes, path: bytes) -> bool:
+    return path == mountpoint or path.startswith(mountpoint.rstrip(b"/") + b"/")
+
+
+def at(mountpoint: bytes) -> MountEntry | None:
+    """The topmost mount at exactly this real path."""
+    entry = covering(mountpoint)
+    return entry if entry is not None and entry.mountpoint == mountpoint else None
+
+
+def state(mountpoint: bytes, *, timeout_s: float = ANSWER_TIMEOUT_S) -> State:
+    """Whether a server stands behind a symfuse mount.
+
+    STATFS is the one question that the kernel neither caches nor refuses: `stat` and even listing a dead mount can
+    succeed from the caches.
+    """
+    try:
+        patiently(lambda: os.statvfs(mountpoint), timeout_s=timeout_s)
+    except TimeoutError:
+        return State.SILENT
+    except OSError as error:
+        if error.errno in (errno.ENOTCONN, errno.ECONNABORTED):
+            return State.DEAD
+        if error.errno not in (errno.EACCES, errno.EPERM):
+            raise
+    return State.ALIVE
+
+
+def patiently(question: Callable[[], T], *, timeout_s: float = ANSWER_TIMEOUT_S) -> T:
+    """The answer to a question that may hang for ever; it is then left behind in a thread of its own.
+
+    Errors: TimeoutError, and whatever the question raises.
+    """
+    answers: list[T] = []
+    errors: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            answers.append(question())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=ask, name="symfuse-question", daemon=True)
+    thread.start()
+    thread.join(timeout_s)
+    if errors:
+        raise errors[0]
+    if not answers:
+        raise TimeoutError(errno.ETIMEDOUT, "no answer")
+    return answers[0]

@@ -1,0 +1,147 @@
+"""How a mount ends: regularly, lazily, or cleared away after its server died."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+from collections.abc import Iterator
+
+from symfuse import control
+from symfuse.errors import MountBusy, MountpointError, NotMounted, SymfuseError
+from symfuse.fuse import kernelmount
+from symfuse.mounts import table
+from symfuse.mounts.holders import holders
+from symfuse.mounts.table import MountEntry, State
+
+#: How long a server may take to end after its mount is gone. Measured: 10 ms.
+END_TIMEOUT_S = 10.0
+#: The same after a lazy unmount, when it may have to serve its last users for hours.
+LAZY_END_TIMEOUT_S = 1.0
+#: Holders named in an error; more would not fit into a line.
+MAX_NAMED = 5
+
+
+def unmount(mountpoint: bytes, *, lazy: bool = False) -> bool:
+    """Unmount what is mounted at this real path, and wait for its server to end. A dead mount is cleared away.
+
+    Returns False when the mount was detached lazily and its server still serves those who use it.
+
+    Errors: NotMounted; MountBusy, naming the holders; MountpointError when it is another user's.
+    """
+    mount = find(mountpoint)
+    state = table.state(mountpoint)
+    if state is State.SILENT and not lazy:
+        raise MountBusy(
+            f"the server of {os.fsdecode(mountpoint)} does not answer", "end its process, or use symfuse umount --lazy"
+        )
+    with _server(mountpoint, state) as server:
+        _unmount(mount, lazy=lazy or state is not State.ALIVE)
+        return server is None or _ends(server, mount, lazy=lazy)
+
+
+def find(mountpoint: bytes) -> MountEntry:
+    """The symfuse mount at a real path. Errors: NotMounted."""
+    mount = table.covering(mountpoint)
+    name = os.fsdecode(mountpoint)
+    if mount is not None and mount.is_symfuse and mount.mountpoint == mountpoint:
+        return mount
+    if mount is not None and mount.is_symfuse:
+        raise NotMounted(f"{name} is not a mountpoint", f"it lies on the mount {os.fsdecode(mount.mountpoint)}")
+    if mount is not None and mount.mountpoint == mountpoint:
+        raise NotMounted(f"{name} is no symfuse mount but {os.fsdecode(mount.fstype)}", "use umount")
+    raise NotMounted(f"nothing is mounted at {name}", "see symfuse status")
+
+
+def clear_dead(mountpoint: bytes) -> bool:
+    """Clear away the mount at this real path if its server is dead; True when there was one.
+
+    Errors: MountpointError when it is another user's.
+    """
+    mount = table.at(mountpoint)
+    if mount is None or not mount.is_symfuse or table.state(mountpoint) is not State.DEAD:
+        return False
+    _unmount(mount, lazy=True)
+    return True
+
+
+def _unmount(mount: MountEntry, *, lazy: bool) -> None:
+    name = os.fsdecode(mount.mountpoint)
+    try:
+        kernelmount.unmount(mount.mountpoint, lazy=lazy)
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            raise _busy(mount) from error
+        if error.errno in (errno.EPERM, errno.EACCES):
+            raise MountpointError(
+                f"{name} was mounted by another user", "unmount it as that user or as root"
+            ) from error
+        if table.at(mount.mountpoint) is None:
+            raise NotMounted(f"nothing is mounted at {name} any more") from error
+        raise MountpointError(f"{name} cannot be unmounted ({error.strerror})", "try it as root") from error
+
+
+def _busy(mount: MountEntry) -> MountBusy:
+    name = os.fsdecode(mount.mountpoint)
+    above = [other.mountpoint for other in table.mounts() if other.parent_id == mount.mount_id]
+    if above:
+        return MountBusy(f"{name} is busy: {os.fsdecode(above[0])} is mounted on it", "unmount that first")
+    found = [str(holder) for holder in holders(mount)]
+    if not found:
+        return MountBusy(
+            f"{name} is busy: used by processes that you may not look into",
+            "see them as root, or use symfuse umount --lazy",
+        )
+    if len(found) > MAX_NAMED:
+        found[MAX_NAMED:] = [f"{len(found) - MAX_NAMED} more"]
+    return MountBusy(f"{name} is busy: used by {', '.join(found)}", "end them, or use symfuse umount --lazy")
+
+
+@contextlib.contextmanager
+def _server(mountpoint: bytes, state: State) -> Iterator[int | None]:
+    """A descriptor of the server's process, or None when it cannot be told (dead, silent, not ours, elsewhere)."""
+    pidfd = _pidfd(mountpoint) if state is State.ALIVE else None
+    try:
+        yield pidfd
+    finally:
+        if pidfd is not None:
+            os.close(pidfd)
+
+
+def _pidfd(mountpoint: bytes) -> int | None:
+    try:
+        pid = _server_pid(mountpoint)
+        pidfd = None if pid is None else os.pidfd_open(pid)
+    except OSError:
+        return None
+    # Asked again: the server still lives, so the number still was its own when the descriptor was made.
+    if pidfd is not None and _server_pid(mountpoint) != pid:
+        os.close(pidfd)
+        return None
+    return pidfd
+
+
+def _server_pid(mountpoint: bytes) -> int | None:
+    """The server's process number, if it means the same to us."""
+    try:
+        status = control.ask(mountpoint, control.STATUS)
+    except (NotMounted, PermissionError):
+        return None
+    if status.get("pid_namespace") != os.readlink("/proc/self/ns/pid"):
+        return None
+    return int(status["pid"])
+
+
+def _ends(pidfd: int, mount: MountEntry, *, lazy: bool) -> bool:
+    timeout_s = LAZY_END_TIMEOUT_S if lazy else END_TIMEOUT_S
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    if poll.poll(timeout_s * 1000):
+        return True
+    if lazy:
+        return False
+    raise SymfuseError(
+        f"{os.fsdecode(mount.mountpoint)} is unmounted, but its server has not ended within {timeout_s:.0f} s",
+        "something still uses its files, an overlay perhaps",
+    )
