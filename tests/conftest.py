@@ -46,7 +46,7 @@ def missing(config: pytest.Config, what: str) -> NoReturn:
     pytest.skip(what)
 
 
-# -- around the whole run ---------------------------------------------------------------------------------------------
+# -- around the whole run ----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -74,7 +74,7 @@ def own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-# -- mounts -----------------------------------------------------------------------------------------------------------
+# -- mounts ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
@@ -122,7 +122,7 @@ def symfuse_mount(fuse: None, backend: str, tmp_path: Path) -> Iterator[MountMak
         mounting.clear([each.bytes for each in made if each.is_mounted()])
 
 
-# -- an ordinary user -------------------------------------------------------------------------------------------------
+# -- an ordinary user --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")

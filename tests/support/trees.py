@@ -74,7 +74,7 @@ Special = link | hardlink | fifo | unixsocket | device | sparse | attributes
 
 
 def tree(root: Path, entries: Mapping[Name, Entry]) -> Path:
-    """Make the directory `root` with these entries and return it."""
+    """Make the directory `root`, or add to it, with these entries; returns it."""
     top = os.fsencode(root)
     _make(top, top, entries)
     return root
@@ -100,7 +100,7 @@ def _make(top: bytes, path: bytes, entry: Entry) -> None:
             _make(top, path, entry.entry)
             _attribute(path, entry)
         case _:
-            os.makedirs(path)
+            os.makedirs(path, exist_ok=True)
             for name, inner in entry.items():
                 _make(top, os.path.join(path, os.fsencode(name)), inner)
 

@@ -1,0 +1,345 @@
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from symfuse import dataset as source
+from symfuse.dataset import MAX_IDLE_SOURCES, Dataset, Entry, Hop, Identity, IdleSources, Unresolvable
+from symfuse.errors import SourceError
+from symfuse.policy import DirLinks, DotEntries, Kind, Outside, Policy
+from tests.support.trees import Entry as Literal
+from tests.support.trees import Name, attributes, device, fifo, link, tree, unixsocket
+
+
+def opened(root: Path, policy: Policy | None = None, *, confined: bool = False) -> Dataset:
+    return Dataset(os.fsencode(root), policy or Policy(), confined=confined)
+
+
+def entries(root: Path, policy: Policy | None = None, *, below: str = "", confined: bool = False) -> dict[bytes, Entry]:
+    """The entries of one directory by name."""
+    path = root.resolve() / below
+    status = path.stat()
+    dataset = opened(root, policy, confined=confined)
+    found = dataset.entries(os.fsencode(path), dev=status.st_dev, ino=status.st_ino)
+    return {entry.name: entry for entry in found}
+
+
+def problems(root: Path, policy: Policy | None = None, *, confined: bool = False) -> dict[bytes, Kind | None]:
+    return {name: entry.problem for name, entry in entries(root, policy, confined=confined).items()}
+
+
+# -- the root ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_root_that_is_a_link_is_the_directory_it_leads_to(tmp_path: Path) -> None:
+    tree(tmp_path / "real", {"a": b"A"})
+    (tmp_path / "dataset").symlink_to("real")
+    assert opened(tmp_path / "dataset").root == os.fsencode((tmp_path / "real").resolve())
+
+
+@pytest.mark.parametrize("name", ["missing", "file", "dangling"])
+def test_a_root_that_is_no_directory_is_refused_with_a_cure(tmp_path: Path, name: str) -> None:
+    tree(tmp_path / "x", {"file": b"", "dangling": link("nowhere")})
+    with pytest.raises(SourceError, match=name) as error:
+        opened(tmp_path / "x" / name)
+    assert error.value.cure
+
+
+# -- listing -----------------------------------------------------------------------------------------------------------
+
+
+def test_entries_come_in_byte_order_with_their_sources(tmp_path: Path) -> None:
+    root = tree(tmp_path / "dataset", {"b": link("a"), "a": b"A", b"\xff": b"", "B": {}, "line\nbreak": b""})
+    found = entries(root)
+    assert list(found) == [b"B", b"a", b"b", b"line\nbreak", b"\xff"]
+    assert found[b"b"].target == os.fsencode(root.resolve() / "a")
+    assert found[b"a"].target is None
+    assert found[b"b"].status == (root / "a").stat()
+
+
+PROBLEMATIC: dict[str, tuple[dict[Name, Literal], Kind]] = {
+    "a link to nothing": ({"x": link("nowhere")}, Kind.DANGLING),
+    "a link through a missing directory": ({"x": link("nowhere/a")}, Kind.DANGLING),
+    "a link through a file": ({"x": link("a/b"), "a": b""}, Kind.DANGLING),
+    "a link to a file with a slash behind it": ({"x": link("a/"), "a": b""}, Kind.DANGLING),
+    "a link to a name that is too long": ({"x": link("n" * 300)}, Kind.DANGLING),
+    "a link to itself": ({"x": link("x")}, Kind.LOOP),
+    "two links to each other": ({"x": link("y"), "y": link("x")}, Kind.LOOP),
+    "a link through itself": ({"x": link("x/a")}, Kind.LOOP),
+    "a fifo": ({"x": fifo()}, Kind.SPECIAL),
+    "a link to a fifo": ({"x": link("p"), "p": fifo()}, Kind.SPECIAL),
+    "a socket": ({"x": unixsocket()}, Kind.SPECIAL),
+    "a link to a device": ({"x": link("/dev/null")}, Kind.SPECIAL),
+    "a file with a dot": ({"x": b"", ".x": b""}, Kind.DOT_ENTRY),
+}
+
+
+@pytest.mark.parametrize("case", PROBLEMATIC)
+def test_what_cannot_be_shown_has_its_kind(tmp_path: Path, case: str) -> None:
+    literal, kind = PROBLEMATIC[case]
+    found = problems(tree(tmp_path / "dataset", {**literal, "beside": b""}))
+    assert found[b".x" if kind is Kind.DOT_ENTRY else b"x"] is kind
+    assert found[b"beside"] is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a device")
+def test_a_device_is_special(tmp_path: Path) -> None:
+    assert problems(tree(tmp_path / "dataset", {"x": device()})) == {b"x": Kind.SPECIAL}
+
+
+def test_forty_links_are_followed_and_no_more(tmp_path: Path) -> None:
+    # As the kernel: path_resolution(7).
+    chain: dict[Name, Literal] = {"l000": b"the end"}
+    chain |= {f"l{number:03}": link(f"l{number - 1:03}") for number in range(1, 42)}
+    root = tree(tmp_path / "dataset", chain)
+    (root / "l040").stat()
+    with pytest.raises(OSError, match="Too many levels"):
+        (root / "l041").stat()
+    assert [name for name, kind in problems(root).items() if kind] == [b"l041"]
+
+
+def test_a_chain_through_a_missing_link_names_every_hop(tmp_path: Path) -> None:
+    root = tree(tmp_path / "dataset", {"a": link("b"), "b": link("d/c"), "d": link("e"), "e": {"c": link("nowhere")}})
+    top, hops = os.fsencode(root.resolve()), list[Hop]()
+    with pytest.raises(Unresolvable) as error:
+        opened(root).trace(top, b"a", hops=hops)
+    assert error.value.kind is Kind.DANGLING
+    assert hops == [
+        (top + b"/a", b"b"),
+        (top + b"/b", b"d/c"),
+        (top + b"/d", b"e"),
+        (top + b"/e/c", b"nowhere"),
+    ]
+
+
+# -- what the user chose -----------------------------------------------------------------------------------------------
+
+
+def test_dot_entries_are_shown_on_request(tmp_path: Path) -> None:
+    root = tree(tmp_path / "dataset", {".a": b"", "..b": b""})
+    assert problems(root, Policy(dot_entries=DotEntries.SHOW)) == {b".a": None, b"..b": None}
+
+
+def test_linked_directories_are_hidden_on_request_and_linked_files_are_not(tmp_path: Path) -> None:
+    root = tree(tmp_path / "dataset", {"d": {}, "f": b"", "ld": link("d"), "lf": link("f")})
+    assert problems(root, Policy(dir_links=DirLinks.HIDE)) == {
+        b"d": None, b"f": None, b"ld": Kind.DIR_LINK, b"lf": None,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("way", ["outside hide", "confined"])
+def test_links_that_leave_the_dataset_are_hidden_where_that_is_asked_or_others_may_look(
+    tmp_path: Path, way: str
+) -> None:
+    tree(tmp_path / "store", {"a": b"", "back": link("../dataset/in")})
+    tree(tmp_path / "dataset2", {"a": b""})
+    root = tree(
+        tmp_path / "dataset",
+        {
+            "in": b"",
+            "inside": link("in"),
+            "absolute": link(str((tmp_path / "dataset" / "in").resolve())),
+            "there and back": link("../store/back"),
+            "out": link("../store/a"),
+            "like a prefix": link("../dataset2/a"),
+            "directory": link("../store"),
+        },
+    )
+    policy = Policy(outside=Outside.HIDE) if way == "outside hide" else Policy()
+    hidden = {name for name, kind in problems(root, policy, confined=way == "confined").items() if kind}
+    assert hidden == {b"out", b"like a prefix", b"directory"}
+
+
+def test_an_allowed_root_is_followed_into_whatever_leads_to_it(tmp_path: Path) -> None:
+    tree(tmp_path, {"store": {"a": b""}, "alias": link("store"), "other": {"a": b""}})
+    root = tree(tmp_path / "dataset", {"a": link("../store/a"), "b": link("../alias/a"), "c": link("../other/a")})
+    policy = Policy(allow_roots=(os.fsencode(tmp_path.resolve() / "alias"),))
+    assert problems(root, policy, confined=True) == {b"a": None, b"b": None, b"c": Kind.OUTSIDE}
+
+
+def test_a_link_into_the_mountpoint_is_never_walked(tmp_path: Path) -> None:
+    mountpoint = tmp_path.resolve() / "mnt"
+    tree(mountpoint, {"a": b""})
+    root = tree(
+        tmp_path / "dataset",
+        {
+            "m": link("../mnt"),
+            "n": link("../mnt/a"),
+            "o": link(str(mountpoint)),
+            "p": link("../mnt/../dataset/f"),
+            "f": b"",
+        },
+    )
+    dataset = Dataset(os.fsencode(root), Policy(), mountpoint=os.fsencode(mountpoint))
+    status = root.stat()
+    found = {e.name: e.problem for e in dataset.entries(dataset.root, dev=status.st_dev, ino=status.st_ino)}
+    assert found == {b"f": None} | dict.fromkeys([b"m", b"n", b"o", b"p"], Kind.RECURSIVE)
+
+
+# -- resolution, against the kernel's and the standard library's -------------------------------------------------------
+
+PARTS = st.sampled_from(["a", "b", "c", "..", ".", "missing", "file", ""])
+TEXTS = st.tuples(st.booleans(), st.lists(PARTS, min_size=1, max_size=5)).map(
+    lambda drawn: ("ROOT/" if drawn[0] else "") + ("/".join(drawn[1]) or ".")
+)
+NODES = st.recursive(
+    st.just(b"content") | TEXTS,
+    lambda inner: st.dictionaries(st.sampled_from(["a", "b", "c", "file"]), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.dictionaries(st.sampled_from(["a", "b", "c", "file"]), NODES, max_size=4))
+def test_links_lead_where_the_kernel_says(drawn: dict[str, object]) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        top = os.path.realpath(os.path.join(scratch, "dataset"))
+
+        def literal(node: object) -> Literal:
+            if isinstance(node, str):
+                return link(node.replace("ROOT", top))
+            return {name: literal(inner) for name, inner in node.items()} if isinstance(node, dict) else b"content"
+
+        root = tree(Path(top), {name: literal(node) for name, node in drawn.items()})
+        for directory, _, _ in os.walk(top):
+            for name, entry in entries(root, below=os.path.relpath(directory, top)).items():
+                check_against_the_kernel(os.path.join(os.fsencode(directory), name), entry)
+
+
+def check_against_the_kernel(path: bytes, entry: Entry) -> None:
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        expected = {errno.ELOOP: Kind.LOOP, errno.ENOENT: Kind.DANGLING, errno.ENOTDIR: Kind.DANGLING}
+        assert error.errno is not None
+        assert entry.problem is expected[error.errno], (path, entry)
+        return
+    assert entry.problem is None, (path, entry)
+    assert entry.status is not None
+    assert os.path.samestat(entry.status, status)
+    assert entry.target == (os.path.realpath(path) if os.path.islink(path) else None)
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_source_is_opened_for_reading_and_closed_on_exec(tmp_path: Path) -> None:
+    root = tree(tmp_path / "dataset", {"a": b"content", "b": link("a")})
+    fd = opened(root).open(os.fsencode(root.resolve()), b"b", is_link=True)
+    try:
+        assert os.read(fd, 99) == b"content"
+        assert not os.get_inheritable(fd)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.write(fd, b"x")
+    finally:
+        os.close(fd)
+
+
+def replace_by_link(path: Path) -> None:
+    path.rename(path.with_name("moved"))
+    path.symlink_to("moved")
+
+
+def replace_by_fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("change", [Path.unlink, replace_by_link])
+def test_a_source_that_is_gone_or_became_a_link_is_stale(tmp_path: Path, change: object) -> None:
+    root = tree(tmp_path / "dataset", {"a": b"content"})
+    assert callable(change)
+    change(root / "a")
+    with pytest.raises(OSError) as error:
+        opened(root).open(os.fsencode(root.resolve()), b"a", is_link=False)
+    assert error.value.errno == errno.ESTALE
+
+
+@pytest.mark.timeout(10)
+def test_a_source_that_became_a_fifo_does_not_hang_and_is_stale(tmp_path: Path) -> None:
+    root = tree(tmp_path / "dataset", {"a": b"content"})
+    identity = Identity.of((root / "a").stat())
+    replace_by_fifo(root / "a")
+    fd = opened(root).open(os.fsencode(root.resolve()), b"a", is_link=False)
+    try:
+        with pytest.raises(OSError) as error:
+            source.verify(fd, identity)
+        assert error.value.errno == errno.ESTALE
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.parametrize("content", [b"CONTENT", b"content and more", b"con", b""])
+def test_a_changed_source_is_never_served(tmp_path: Path, content: bytes) -> None:
+    root = tree(tmp_path / "dataset", {"a": attributes(b"content", mtime_ns=1)})
+    identity = Identity.of((root / "a").stat())
+    (root / "a").write_bytes(content)
+    with open(root / "a", "rb") as file, pytest.raises(OSError) as error:
+        source.read(file.fileno(), 7, 0, identity)
+    assert error.value.errno == errno.ESTALE
+
+
+def test_an_unchanged_source_gives_exactly_what_was_asked_for(tmp_path: Path) -> None:
+    root = tree(tmp_path / "dataset", {"a": b"0123456789"})
+    identity = Identity.of((root / "a").stat())
+    with open(root / "a", "rb") as file:
+        assert source.read(file.fileno(), 4, 3, identity) == b"3456"
+        assert source.read(file.fileno(), 0, 10, identity) == b""
+        with pytest.raises(OSError) as error:
+            source.read(file.fileno(), 11, 0, identity)
+    assert error.value.errno == errno.EIO
+
+
+def test_no_descriptor_is_left_open_behind_a_listing_that_was_given_up(tmp_path: Path) -> None:
+    root = tree(tmp_path / "dataset", {"a": b"", "b": b""})
+    status = root.stat()
+    before = set(os.listdir("/proc/self/fd"))
+    dataset = opened(root)
+    listing = dataset.entries(dataset.root, dev=status.st_dev, ino=status.st_ino)
+    next(listing)
+    assert dataset.callers
+    del listing
+    assert set(os.listdir("/proc/self/fd")) == before
+    assert not dataset.callers
+
+
+def test_a_directory_that_was_replaced_is_not_listed_as_the_old_one(tmp_path: Path) -> None:
+    root = tree(tmp_path / "dataset", {"d": {"a": b""}})
+    status = (root / "d").stat()
+    (root / "d").rename(root / "e")
+    tree(root / "d", {"b": b""})
+    dataset = opened(root)
+    with pytest.raises(OSError) as error:
+        list(dataset.entries(dataset.root + b"/d", dev=status.st_dev, ino=status.st_ino))
+    assert error.value.errno == errno.ESTALE
+
+
+def test_idle_descriptors_are_few_and_each_has_one_owner() -> None:
+    idle = IdleSources()
+    fds = [os.open("/dev/null", os.O_RDONLY) for _ in range(MAX_IDLE_SOURCES + 3)]
+    for nodeid, fd in enumerate(fds):
+        idle.give(nodeid, fd)
+    assert [idle.take(nodeid) for nodeid in range(3)] == [None, None, None], "the oldest are closed"
+    taken = idle.take(5)
+    assert taken == fds[5]
+    assert idle.take(5) is None, "whoever takes one has it alone"
+    idle.give(5, taken)
+    idle.close()
+    for fd in fds:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
+
+
+def test_a_shown_source_is_a_file_or_a_directory(tmp_path: Path) -> None:
+    root = tree(tmp_path / "dataset", {"f": b"", "d": {}, "lf": link("f"), "ld": link("d")})
+    for name, entry in entries(root).items():
+        assert entry.status is not None
+        assert stat.S_ISDIR(entry.status.st_mode) == name.endswith(b"d")
