@@ -39,7 +39,7 @@ def mounted(
 
     Errors: SymfuseError, before the block, when it cannot be mounted.
     """
-    with _mountpoint(at) as mountpoint:
+    with place(at) as mountpoint:
         wanted = request(
             source,
             mountpoint,
@@ -58,7 +58,8 @@ def mounted(
 
 
 @contextlib.contextmanager
-def _mountpoint(at: Path | None) -> Iterator[Path]:
+def place(at: Path | None) -> Iterator[Path]:
+    """Where to mount: as told, or in a temporary directory that is removed at the end."""
     if at is not None:
         yield at
         return

@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeVar
 
 FSTYPE = b"fuse.symfuse"
 #: Longest wait for a server to answer. A healthy one needs a millisecond.
-ANSWER_TIMEOUT_S = 5.0
+ANSWER_TIMEOUT_S = 3.0
 
 T = TypeVar("T")
 
@@ -92,7 +92,7 @@ def covering(path: bytes, entries: Iterable[MountEntry] | None = None) -> MountE
     known = list(mounts() if entries is None else entries)
     ids = {entry.mount_id for entry in known}
     for entry in known:
-        if _covers(entry.mountpoint, path):
+        if is_within(path, entry.mountpoint):
             parent = entry.parent_id if entry.parent_id in ids and entry.parent_id != entry.mount_id else 0
             children.setdefault(parent, []).append(entry)
     found: MountEntry | None = None
@@ -102,8 +102,9 @@ def covering(path: bytes, entries: Iterable[MountEntry] | None = None) -> MountE
     return found
 
 
-def _covers(mountpoint: bytes, path: bytes) -> bool:
-    return path == mountpoint or path.startswith(mountpoint.rstrip(b"/") + b"/")
+def is_within(path: bytes, directory: bytes) -> bool:
+    """True for the directory itself and all below it; both are absolute and tidy."""
+    return path == directory or path.startswith(directory.rstrip(b"/") + b"/")
 
 
 def at(mountpoint: bytes) -> MountEntry | None:

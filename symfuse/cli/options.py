@@ -1,0 +1,139 @@
+"""The options that mount, run and `-o` share: one declaration each."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from symfuse.mounts.request import ANY
+from symfuse.policy import Backend, DirLinks, DotEntries, Kind, Outside
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+#: What mount(8) and fstab may add and a read-only view may ignore. Source: mount(8), mount.fuse3(8).
+IGNORED = frozenset(
+    {
+        *("rw", "ro", "defaults", "default_permissions", "comment", "silent", "loud"),
+        *("auto", "noauto", "nofail", "_netdev", "user", "nouser", "users", "owner", "group"),
+        *("dev", "nodev", "suid", "nosuid", "exec", "noexec"),
+        *("async", "sync", "dirsync", "mand", "nomand", "iversion", "noiversion", "lazytime", "nolazytime"),
+        *("atime", "noatime", "diratime", "nodiratime", "relatime", "norelatime", "strictatime", "nostrictatime"),
+    }
+)
+IGNORED_PREFIXES = ("x-", "X-")
+FLAGS = ("allow_other", "eager", "foreground")
+VALUES = ("backend", "outside", "dir_links", "dot_entries")
+LISTS = ("fail_on", "allow_root")
+
+
+def as_path(text: str) -> bytes:
+    """A path as the bytes it is. What it names is looked at later, where a mount that hangs is reckoned with.
+
+    Errors: click.BadParameter for the empty path.
+    """
+    if not text:
+        raise click.BadParameter("an empty path names nothing")
+    return os.fsencode(text)
+
+
+def split_options(text: str) -> list[tuple[str, str | None]]:
+    r"""`a,b=c` as pairs of name and value; `\` before a character takes it as it is."""
+    pairs: list[tuple[str, str | None]] = []
+    for item in re.findall(r"(?:\\.|[^\\,])+", text, re.DOTALL):
+        name, equals, value = item.partition("=")
+        pairs.append((name, re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL) if equals else None))
+    return pairs
+
+
+def _take_mount_options(ctx: click.Context, _param: click.Parameter, texts: tuple[str, ...]) -> None:
+    """Make what `-o` says the defaults of the options of the same names, so that all of it is checked alike."""
+    said: dict[str, Any] = {}
+    known = {param.name for param in ctx.command.params}
+    for name, value in (pair for text in texts for pair in split_options(text)):
+        if name in IGNORED or name.startswith(IGNORED_PREFIXES):
+            continue
+        if name not in (*FLAGS, *VALUES, *LISTS) or name not in known:
+            raise click.UsageError(f"unknown mount option {name!r}", ctx)
+        if (value is None) is not (name in FLAGS):
+            raise click.UsageError(f"mount option {name!r} takes {'no' if name in FLAGS else 'a'} value", ctx)
+        if name in LISTS:
+            said.setdefault(name, []).append(value)
+        else:
+            said[name] = True if value is None else value
+    ctx.default_map = {**(ctx.default_map or {}), **said}
+
+
+def _split_kinds(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> list[str]:
+    """Commas separate kinds, and colons do where a comma would end a mount option."""
+    return [word for value in values for word in re.split("[,:]", value) if word]
+
+
+_DECORATORS = (
+    click.option(
+        "-o",
+        "mount_options",
+        metavar="OPTION,…",
+        multiple=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_take_mount_options,
+        help="The options below as mount(8) and fstab write them: backend=fusepy,fail_on=dangling:loop,allow_other.",
+    ),
+    click.option(
+        "--backend",
+        type=click.Choice([str(backend) for backend in Backend]),
+        default=str(Backend.KERNEL),
+        show_default=True,
+        help="The way to the kernel: the FUSE protocol itself, or fusepy and libfuse 2.",
+    ),
+    click.option(
+        "--fail-on",
+        metavar="KIND,…",
+        multiple=True,
+        callback=_split_kinds,
+        help=f"Refuse a dataset that has such problems: {', '.join(Kind)}, or {ANY} problem.",
+    ),
+    click.option(
+        "--outside",
+        type=click.Choice([str(choice) for choice in Outside]),
+        help="Links that leave the dataset: follow them (default), or hide those that lead into no --allow-root.",
+    ),
+    click.option(
+        "--allow-root",
+        type=as_path,
+        metavar="DIR",
+        multiple=True,
+        help="A directory outside the dataset that links may always lead into (repeatable).",
+    ),
+    click.option(
+        "--dir-links",
+        type=click.Choice([str(choice) for choice in DirLinks]),
+        default=str(DirLinks.FOLLOW),
+        show_default=True,
+        help="Show links to directories as directories, or hide them.",
+    ),
+    click.option(
+        "--dot-entries",
+        type=click.Choice([str(choice) for choice in DotEntries]),
+        default=str(DotEntries.HIDE),
+        show_default=True,
+        help="Hide entries whose name begins with a dot, or show them.",
+    ),
+    click.option(
+        "--allow-other",
+        is_flag=True,
+        help="Let other users in. Links that leave the dataset are then followed only into --allow-root.",
+    ),
+    click.option("--eager", is_flag=True, help="Read the whole dataset before mounting, and say what is hidden."),
+)
+
+
+def mount_options(function: Function) -> Function:
+    """Declare the shared options on a command."""
+    for decorate in reversed(_DECORATORS):
+        function = decorate(function)
+    return function

@@ -1,0 +1,56 @@
+"""How the command line talks: results on stdout, everything else on stderr with the program's name."""
+
+from __future__ import annotations
+
+import shlex
+
+import click
+
+from symfuse.control import Message
+from symfuse.mounts.visible import visible
+from symfuse.policy import Kind
+
+
+def say(text: str) -> None:
+    """One line of result."""
+    click.echo(visible(text))
+
+
+def complain(text: str) -> None:
+    """One line for the user that is no result."""
+    click.echo(f"symfuse: {visible(text)}", err=True)
+
+
+def quoted(path: str) -> str:
+    """A path as one can type it in a shell; bash's `$'…'` where it holds what does not print."""
+    if visible(path) == path:
+        return shlex.quote(path)
+    return "$'" + visible(path.replace("\\", "\\\\").replace("'", "\\'")) + "'"
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 file`, `2,000 files`, `3 directories`."""
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"
+
+
+def frozen_line(frozen: Message) -> str:
+    """`12 files in 3 directories` and how many entries are hidden."""
+    line = f"{counted(frozen['files'], 'file')} in {counted(_directories(frozen), 'directory')}"
+    hidden = sum(frozen["hidden"].values())
+    return f"{line}, {counted(hidden, 'entry')} hidden" if hidden else line
+
+
+def _directories(frozen: Message) -> int:
+    return int(frozen["directories"])
+
+
+def hidden_lines(frozen: Message) -> list[str]:
+    """What is hidden, a line for each kind with its meaning and the first paths."""
+    hidden: dict[str, int] = frozen["hidden"]
+    examples: dict[str, list[str]] = frozen["examples"]
+    return [
+        f"{number:,} {kind} ({Kind(kind).meaning}): {', '.join(examples[kind])}"
+        + (", …" if number > len(examples[kind]) else "")
+        for kind, number in hidden.items()
+    ]

@@ -1,0 +1,94 @@
+"""`symfuse status`."""
+
+from __future__ import annotations
+
+import datetime
+import importlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+
+import click
+
+from symfuse.cli.options import as_path
+from symfuse.cli.output import complain, frozen_line, hidden_lines, say
+from symfuse.control import Message
+from symfuse.errors import ExitStatus
+from symfuse.mounts import live, table
+from symfuse.mounts.table import State
+from symfuse.mounts.unmount import find
+from symfuse.mounts.visible import visible
+
+Rows = list[tuple[str, str]]
+
+
+@click.command("status")
+@click.argument("mountpoint", type=as_path, required=False)
+@click.option("--json", "as_json", is_flag=True, help="For programs: an object for MOUNTPOINT, else a list of them.")
+def command(mountpoint: bytes | None, *, as_json: bool) -> int:
+    """Show what the live mounts do, or the one at MOUNTPOINT."""
+    if mountpoint is None:
+        statuses = [live.status(mount) for mount in table.symfuse_mounts()]
+    else:
+        statuses = [live.status(find(os.path.realpath(mountpoint)))]
+    if as_json:
+        click.echo(json.dumps(statuses if mountpoint is None else statuses[0], indent=2))
+    elif statuses:
+        _show(statuses)
+    else:
+        complain("nothing is mounted")
+    return ExitStatus.OK
+
+
+def _show(statuses: list[Message]) -> None:
+    show = _show_table if sys.stdout.isatty() else _show_lines
+    for number, status in enumerate(statuses):
+        if number:
+            click.echo()
+        show(status["mountpoint"], list(_rows(status)))
+
+
+def _show_table(title: str, rows: Rows) -> None:
+    rich = importlib.import_module("rich.table")
+    grid = rich.Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, value in rows:
+        grid.add_row(f"  {name}", importlib.import_module("rich.text").Text(visible(value)))
+    click.secho(visible(title), bold=True)
+    importlib.import_module("rich.console").Console(highlight=False).print(grid)
+
+
+def _show_lines(title: str, rows: Rows) -> None:
+    """For grep and cut: never wrapped."""
+    say(title)
+    for name, value in rows:
+        say(f"  {name:<10}  {value}")
+
+
+def _rows(status: Message) -> Iterator[tuple[str, str]]:
+    yield "source", status["source"]
+    if "pid" not in status:
+        yield "state", _what_is_wrong(status["state"])
+        return
+    uptime = datetime.timedelta(seconds=int(status["uptime_s"]))
+    yield "backend", status["backend"]
+    yield "pid", str(status["pid"])
+    yield "uptime", str(uptime)
+    frozen = status["frozen"]
+    yield "frozen", frozen_line(frozen) + ("" if frozen["complete"] else ", so far")
+    for line in hidden_lines(frozen):
+        yield "hidden", line
+    yield "requests", ", ".join(f"{name} {number:,}" for name, number in status["requests"].items()) or "none"
+    yield "bytes read", f"{status['bytes_read']:,}"
+    if status["log"]:
+        yield "log", status["log"]
+
+
+def _what_is_wrong(state: str) -> str:
+    return {
+        State.DEAD: "dead: its server ended without unmounting; clear it with symfuse umount",
+        State.SILENT: "silent: its server does not answer",
+        live.PRIVATE: "another user's: only they may ask",
+    }.get(state, state)

@@ -1,0 +1,113 @@
+"""`symfuse why`."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import click
+
+from symfuse import control
+from symfuse.cli.options import as_path
+from symfuse.cli.output import say
+from symfuse.control import Message
+from symfuse.dataset import PATH_MAX, Dataset
+from symfuse.errors import ExitStatus, MountpointError, NotMounted, SourceError, SymfuseError, UsageError
+from symfuse.mounts import live, table
+from symfuse.mounts.request import absolute
+from symfuse.mounts.table import MountEntry, State, is_within
+from symfuse.policy import Policy
+from symfuse.view import View
+
+
+@click.command("why")
+@click.argument("path", type=as_path)
+@click.option(
+    "--source", type=as_path, metavar="DIR", help="The dataset that PATH belongs to, where that is not plain."
+)
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def command(path: bytes, *, source: bytes | None, as_json: bool) -> int:
+    """Say which source is shown at PATH, on a mount or in a dataset, or why it is not shown.
+
+    In a dataset, what a live mount of it shows is explained; where there is none, what a mount without options would
+    show. The exit status is 9 when nothing is shown.
+    """
+    where, explanation = _explain(path, source)
+    if as_json:
+        click.echo(json.dumps(explanation | {"of": where}, indent=2))
+    else:
+        _show(os.fsdecode(path), where, explanation)
+    return ExitStatus.OK if explanation["shown"] else ExitStatus.NOT_SHOWN
+
+
+def _explain(path: bytes, source: bytes | None) -> tuple[str, Message]:
+    """What is explained (a mount or a dataset), and `Explanation.as_dict()`."""
+    literal = absolute(path)
+    # A link in the last component may be the question; those before it may lead onto a mount or into a dataset.
+    real = os.path.join(os.path.realpath(os.path.dirname(literal)), os.path.basename(literal))
+    if source is not None:
+        return _look(absolute(source), _below(absolute(source), literal, real))
+    for name in (literal, real):
+        mount = table.covering(name)
+        if mount is not None and mount.is_symfuse:
+            return _ask(mount, os.path.relpath(name, mount.mountpoint))
+        if (mount := live.serving(name)) is not None:
+            return _ask(mount, _below(mount.source, literal, real))
+    return _look(*_guess(literal))
+
+
+def _below(directory: bytes, literal: bytes, real: bytes) -> bytes:
+    """The path relative to a directory, which may itself be named through links. Errors: UsageError."""
+    for name, root in ((literal, directory), (real, os.path.realpath(directory))):
+        if is_within(name, root):
+            return os.path.relpath(name, root)
+    raise UsageError(f"{os.fsdecode(literal)} is not in {os.fsdecode(directory)}", "name the dataset that it is in")
+
+
+def _guess(literal: bytes) -> tuple[bytes, bytes]:
+    """The dataset a path probably belongs to, and the path in it: what is said to be read shows in the answer."""
+    here = os.getcwdb()
+    if is_within(literal, here):
+        first, _, rest = os.path.relpath(literal, here).partition(b"/")
+        if rest:
+            return os.path.join(here, first), rest
+    return os.path.dirname(literal), os.path.basename(literal) or b"."
+
+
+def _ask(mount: MountEntry, relative: bytes) -> tuple[str, Message]:
+    """Errors: NotMounted, MountpointError, UsageError."""
+    name = os.fsdecode(mount.mountpoint)
+    if len(relative) > PATH_MAX:
+        raise UsageError("the path is longer than any path can be")
+    if table.state(mount.mountpoint) is State.SILENT:
+        raise NotMounted(f"the server of {name} does not answer", "end its process, and mount again")
+    try:
+        # Not os.fsdecode: the server's locale may be another than ours.
+        answer = control.ask(mount.mountpoint, control.WHY, path=relative.decode("utf-8", "surrogateescape"))
+    except PermissionError:
+        raise MountpointError(f"{name} was mounted by another user", "ask as that user") from None
+    if "error" in answer:
+        raise SymfuseError(str(answer["error"]), "ask about the dataset itself, with --source")
+    return f"the mount {name}", answer
+
+
+def _look(root: bytes, relative: bytes) -> tuple[str, Message]:
+    """What a mount without options would show. Errors: SourceError."""
+    view = View(Dataset(root, Policy()))
+    try:
+        answer = view.explain(relative).as_dict()
+    except OSError as error:
+        raise SourceError(f"{os.fsdecode(root)} cannot be read ({error.strerror})", "see its permissions") from error
+    finally:
+        view.close()
+    return f"the dataset {os.fsdecode(root)}", answer
+
+
+def _show(path: str, where: str, explanation: Message) -> None:
+    kind = f" ({explanation['kind']})" if explanation["kind"] else ""
+    say(f"{path}: {'' if explanation['shown'] else 'not shown: '}{explanation['reason']}{kind}")
+    if explanation["source"]:
+        say(f"  source: {explanation['source']}")
+    for step in explanation["steps"]:
+        say(f"  link:   {step}")
+    say(f"  in:     {where}")

@@ -1,0 +1,49 @@
+"""What the live mounts say of themselves."""
+
+from __future__ import annotations
+
+import os
+
+from symfuse import control
+from symfuse.control import Message
+from symfuse.errors import NotMounted
+from symfuse.mounts import table
+from symfuse.mounts.table import MountEntry, State
+
+#: The state of a mount whose server talks to nobody but its own user.
+PRIVATE = "private"
+
+
+def status(mount: MountEntry) -> Message:
+    """The mount's state, source and mountpoint, and whatever more its server tells (`Control.status`)."""
+    state = table.state(mount.mountpoint)
+    told: Message = {}
+    if state is State.ALIVE:
+        try:
+            told = control.ask(mount.mountpoint, control.STATUS)
+        except PermissionError:
+            return _known(mount, PRIVATE)
+        except NotMounted:  # it ended while we asked
+            state = State.DEAD
+    return told | _known(mount, state)
+
+
+def _known(mount: MountEntry, state: str) -> Message:
+    return {
+        "state": str(state),
+        "source": os.fsdecode(mount.source),
+        "mountpoint": os.fsdecode(mount.mountpoint),
+    }
+
+
+def serving(path: bytes) -> MountEntry | None:
+    """A live mount of the dataset that a path lies in; of several nested ones, the innermost."""
+    candidates = [mount for mount in table.symfuse_mounts() if _holds(mount.source, path)]
+    for mount in sorted(candidates, key=lambda mount: len(mount.source), reverse=True):
+        if table.state(mount.mountpoint) is State.ALIVE:
+            return mount
+    return None
+
+
+def _holds(source: bytes, path: bytes) -> bool:
+    return table.is_within(path, source) or table.is_within(path, os.path.realpath(source))
