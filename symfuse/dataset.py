@@ -331,13 +331,15 @@ def read(fd: int, size: int, offset: int, identity: Identity) -> bytes:
 
     Errors: OSError; ESTALE when the file changed, EIO when it ends early although it did not change.
     """
-    data = os.pread(fd, size, offset)
-    while len(data) < size:
-        more = os.pread(fd, size - len(data), offset + len(data))
-        if not more:
-            break
-        data += more
-    verify(fd, identity)
+    try:
+        data = os.pread(fd, size, offset)
+        while len(data) < size:
+            more = os.pread(fd, size - len(data), offset + len(data))
+            if not more:
+                break
+            data += more
+    finally:
+        verify(fd, identity)  # what became a directory or a fifo cannot be read at all, and is stale, too
     if len(data) < size:
         raise OSError(errno.EIO, "source ends before its size")
     return data

@@ -13,6 +13,7 @@ Invariants (`View.check` asserts them):
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import stat
@@ -424,7 +425,7 @@ class View:
         row = table.row(place)
         trait = self._traits[row.trait]
         if stat.S_ISDIR(trait.mode):
-            raise IsADirectoryError(nodeid)
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         wanted = min(size, row.size - offset)
         if wanted <= 0:
             return b""

@@ -50,17 +50,18 @@ def missing(config: pytest.Config, what: str) -> NoReturn:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def nothing_left_behind() -> Iterator[None]:
-    """No mount and no descriptor that the run opened outlives it."""
-    mounts_before, files_before = mounting.mountpoints(), mounting.open_files()
+def nothing_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No mount of this run's datasets, and no descriptor of its files, outlives it."""
+    ours = os.fsencode(tmp_path_factory.getbasetemp().resolve())
+    files_before = mounting.open_files()
     yield
     gc.collect()
-    left = mounting.mountpoints() - mounts_before
-    mounting.clear(sorted(left))
+    left = [path for path, source in mounting.mounts().items() if ours in path or ours in source]
+    mounting.clear(left)
     assert not left, f"mounts left behind: {left}"
     grown = {fd: path for fd, path in mounting.open_files().items() if files_before.get(fd) != path}
-    ours = {fd: path for fd, path in grown.items() if path == "/dev/fuse" or "/pytest-" in path}
-    assert not ours, f"descriptors left open: {ours}"
+    grown = {fd: path for fd, path in grown.items() if path == "/dev/fuse" or path.startswith(os.fsdecode(ours))}
+    assert not grown, f"descriptors left open: {grown}"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -154,7 +155,7 @@ def ordinary_user(request: pytest.FixtureRequest, open_device: None) -> Iterator
     if python is None:
         missing(request.config, "an ordinary user may not read this checkout, or may run no Python that it works with")
     yield dataclasses.replace(user, python=python)
-    left = [path for path in mounting.mountpoints() if path.startswith(os.fsencode(home))]
+    left = [path for path in mounting.mounts() if path.startswith(os.fsencode(home))]
     mounting.clear(left)
     shutil.rmtree(home)
     assert not left, f"mounts left behind: {left}"

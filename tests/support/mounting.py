@@ -112,7 +112,7 @@ class Mount:
 
     def is_mounted(self) -> bool:
         """Whether the kernel has a mount here, with a living server or a dead one."""
-        return self.bytes in mountpoints()
+        return self.bytes in mounts()
 
     def umount(self) -> None:
         """Unmount through the command; returns when the server has ended."""
@@ -152,14 +152,14 @@ def mount(dataset: Path, mountpoint: Path, *options: str, backend: str, user: Us
     return made
 
 
-def mountpoints(*, fstype: bytes = b"fuse.symfuse") -> set[bytes]:
-    """Where something of this type is mounted. Source: proc_pid_mountinfo(5)."""
-    found = set()
+def mounts(*, fstype: bytes = b"fuse.symfuse") -> dict[bytes, bytes]:
+    """Where something of this type is mounted, and from what. Source: proc_pid_mountinfo(5)."""
+    found = {}
     with open("/proc/self/mountinfo", "rb") as lines:
         for line in lines:
             head, _, tail = line.partition(b" - ")
-            if tail.split(b" ", 1)[0] == fstype:
-                found.add(_unescape(head.split(b" ")[4]))
+            if tail.split(b" ")[0] == fstype:
+                found[_unescape(head.split(b" ")[4])] = _unescape(tail.split(b" ")[1])
     return found
 
 

@@ -1,0 +1,374 @@
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import random
+import stat
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from symfuse import view as view_module
+from symfuse.dataset import Dataset
+from symfuse.policy import Kind, Policy
+from symfuse.view import ROOT_INO, ROOT_NODEID, Node, View
+from tests.support.trees import Entry, Name, attributes, fifo, hardlink, link, tree
+
+MESS: dict[Name, Entry] = {
+    "store": {"a.png": b"A", "b.png": b"BB", "deep": {"er": {"c.png": b"CCC"}}},
+    "train": {
+        "cat": {"1.png": link("../../store/a.png"), "2.png": hardlink("store/b.png"), "gone.png": link("nowhere")},
+        "dog": link("../store"),
+    },
+    "loop": link("loop"),
+    "again": {"up": link(".."), "self": link(".")},
+    ".git": {"HEAD": b""},
+    "pipe": fifo(),
+    b"\xff": b"",
+}
+
+
+def opened(root: Path, policy: Policy | None = None) -> View:
+    return View(Dataset(os.fsencode(root), policy or Policy()))
+
+
+@pytest.fixture
+def mess(tmp_path: Path) -> Iterator[View]:
+    view = opened(tree(tmp_path / "dataset", MESS))
+    yield view
+    view.check()
+    view.close()
+
+
+def walk(view: View, nodeid: int = ROOT_NODEID, prefix: bytes = b"") -> Iterator[tuple[bytes, Node]]:
+    for name, node, _ in view.listing(nodeid):
+        yield prefix + name, node
+        if node.is_directory:
+            yield from walk(view, node.nodeid, prefix + name + b"/")
+
+
+def at(view: View, path: bytes) -> Node:
+    """The node at a path; fails where there is none."""
+    node = view.node(ROOT_NODEID)
+    for name in path.split(b"/"):
+        found = view.lookup(node.nodeid, name)
+        assert found is not None, path
+        node = found
+    return node
+
+
+# -- what is shown -----------------------------------------------------------------------------------------------------
+
+
+def test_the_view_is_a_tree_of_files_and_directories_in_byte_order(mess: View) -> None:
+    assert [path for path, _ in walk(mess)] == [
+        b"again",
+        b"store", b"store/a.png", b"store/b.png", b"store/deep", b"store/deep/er", b"store/deep/er/c.png",
+        b"train", b"train/cat", b"train/cat/1.png", b"train/cat/2.png",
+        b"train/dog", b"train/dog/a.png", b"train/dog/b.png",
+        b"train/dog/deep", b"train/dog/deep/er", b"train/dog/deep/er/c.png",
+        b"\xff",
+    ]  # fmt: skip
+    assert {stat.S_IFMT(node.mode) for _, node in walk(mess)} == {stat.S_IFREG, stat.S_IFDIR}
+
+
+def test_attributes_are_the_targets(mess: View, tmp_path: Path) -> None:
+    for path, node in walk(mess):
+        target = os.stat(os.path.join(os.fsencode(tmp_path / "dataset"), path))
+        assert (node.size, node.uid, node.gid) == (target.st_size, target.st_uid, target.st_gid)
+        assert (node.mtime_ns, node.ctime_ns) == (target.st_mtime_ns, target.st_ctime_ns)
+        assert node.mode == target.st_mode & ~0o6222
+        assert node.nlink == 1
+
+
+def test_making_a_view_reads_no_directory(tmp_path: Path) -> None:
+    root = tree(tmp_path / "dataset", {"a": b""})
+    view = opened(root)
+    (root / "b").touch()
+    assert view.lookup(ROOT_NODEID, b"b") is not None
+    view.close()
+
+
+def test_a_listing_is_frozen_when_first_read(mess: View, tmp_path: Path) -> None:
+    before = list(mess.listing(ROOT_NODEID))
+    tree(tmp_path / "dataset", {"new": b""})
+    (tmp_path / "dataset" / "store").rename(tmp_path / "dataset" / "shop")
+    assert list(mess.listing(ROOT_NODEID)) == before
+    assert mess.lookup(ROOT_NODEID, b"new") is None
+
+
+def test_a_listing_can_be_resumed_at_any_place(mess: View) -> None:
+    whole = list(mess.listing(ROOT_NODEID))
+    for _, _, place in whole:
+        assert list(mess.listing(ROOT_NODEID, place)) == [entry for entry in whole if entry[2] >= place]
+
+
+def test_two_threads_freeze_one_listing(tmp_path: Path) -> None:
+    more: dict[Name, Entry] = {f"{number}": link("0") for number in range(1, 300)}
+    view = opened(tree(tmp_path / "dataset", {"0": b"", **more}))
+    tables: list[object] = []
+    threads = [threading.Thread(target=lambda: tables.append(view.table(ROOT_NODEID))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(tables) == 8
+    assert len({id(table) for table in tables}) == 1
+    assert view.progress().files == 300
+    view.close()
+
+
+def test_a_nodeid_that_was_never_given_is_a_key_error(mess: View) -> None:
+    mess.freeze_all()
+    for nodeid in (0, 99, 1 << 32 | 99, 77 << 32, (1 << 64) - 1):
+        with pytest.raises(KeyError):
+            mess.node(nodeid)
+
+
+# -- identities --------------------------------------------------------------------------------------------------------
+
+
+def test_every_file_has_an_inode_number_of_its_own(mess: View) -> None:
+    inos = [node.ino for _, node in walk(mess)]
+    assert len(set(inos)) == len(inos)
+    assert min(inos) > ROOT_INO
+    assert max(inos) < 1 << 53
+
+
+def test_inode_numbers_do_not_depend_on_who_looks_first(mess: View, tmp_path: Path) -> None:
+    expected = {path: node.ino for path, node in walk(mess)}
+    for seed in range(10):
+        view = opened(tmp_path / "dataset")
+        paths = list(expected)
+        random.Random(seed).shuffle(paths)
+        assert {path: at(view, path).ino for path in paths} == expected
+        view.close()
+
+
+def test_inode_numbers_are_stable_in_a_deep_tree_with_branches(tmp_path: Path) -> None:
+    literal: dict[Name, Entry] = {"file": b""}
+    for _ in range(40):
+        literal = {"down": literal, "beside": {"file": b""}, "file": b""}
+    root = tree(tmp_path / "dataset", literal)
+    first, second, third = opened(root), opened(root), opened(root)
+    second.freeze_all()  # breadth first; a walk goes depth first
+    at(third, b"down/" * 40 + b"file")  # and this straight down
+    expected = [(path, node.ino) for path, node in walk(first)]
+    assert [(path, node.ino) for path, node in walk(second)] == expected
+    assert [(path, node.ino) for path, node in walk(third)] == expected
+    for view in (first, second, third):
+        view.check()
+        view.close()
+
+
+NAMES = st.sampled_from([b"a", b"b", b"c", b"d"])
+TREES = st.recursive(
+    st.just(b""), lambda inner: st.dictionaries(NAMES, inner, max_size=4), max_leaves=25
+).filter(lambda drawn: isinstance(drawn, dict))  # fmt: skip
+
+
+@settings(max_examples=50, deadline=None)
+@given(TREES, st.integers(1, 40), st.randoms(use_true_random=False))
+def test_inode_numbers_stay_distinct_where_the_space_is_too_small(
+    drawn: dict[Name, Entry], space: int, order: random.Random
+) -> None:
+    with tempfile.TemporaryDirectory() as scratch, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(view_module, "INO_SPACE", space + 2)
+        view = opened(tree(Path(scratch) / "dataset", drawn))
+        directories = [ROOT_NODEID]
+        while directories:
+            nodeid = directories.pop(order.randrange(len(directories)))
+            directories += [node.nodeid for _, node, _ in view.listing(nodeid) if node.is_directory]
+        view.check()
+
+
+# -- problems ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_hidden_is_counted_by_kind_with_examples(mess: View) -> None:
+    progress = mess.freeze_all()
+    assert progress.complete
+    assert progress.hidden == {Kind.DANGLING: 1, Kind.LOOP: 1, Kind.CYCLE: 2, Kind.SPECIAL: 1, Kind.DOT_ENTRY: 1}
+    assert [example.split(" -> ")[0] for example in progress.examples[Kind.DANGLING]] == ["train/cat/gone.png"]
+    assert (progress.directories, progress.files) == (9, 9)
+
+
+def test_progress_is_a_snapshot(mess: View) -> None:
+    before = mess.progress()
+    mess.freeze_all()
+    assert (before.directories, before.files, before.complete) == (0, 0, False)
+
+
+def test_a_directory_is_a_cycle_only_below_itself(tmp_path: Path) -> None:
+    view = opened(tree(tmp_path / "dataset", {"a": {"b": link("../b")}, "b": {"a": link("../a"), "f": b""}}))
+    assert [path for path, _ in walk(view)] == [b"a", b"a/b", b"a/b/f", b"b", b"b/a", b"b/f"]
+    view.check()
+    view.close()
+
+
+@pytest.mark.timeout(60)
+def test_links_that_multiply_are_bounded_and_the_culprit_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(view_module, "REPEATS_ALLOWED", 1000)
+    # Each level links twice to the next: 2**30 paths out of 30 directories.
+    levels: dict[Name, Entry] = {
+        f"{n:02}": {"x": link(f"../{n + 1:02}"), "y": link(f"../{n + 1:02}")} for n in range(30)
+    }
+    view = opened(tree(tmp_path / "dataset", {**levels, "30": {"f": b""}}))
+    progress = view.freeze_all()
+    assert progress.hidden[Kind.MULTIPLIED] > 0
+    assert progress.directories < 5000
+    assert progress.error is not None
+    assert "links multiply" in progress.error
+    assert [record.levelno for record in caplog.records] == [logging.ERROR]
+    view.check()
+    view.close()
+
+
+def test_many_links_to_one_directory_are_no_multiplication(tmp_path: Path) -> None:
+    more: dict[Name, Entry] = {f"{number}": link("0") for number in range(1, 500)}
+    view = opened(tree(tmp_path / "dataset", {"0": {"f": b""}, **more}))
+    progress = view.freeze_all()
+    assert (progress.files, dict(progress.hidden)) == (500, {})
+    view.close()
+
+
+def test_freezing_can_be_stopped(mess: View) -> None:
+    stop = threading.Event()
+    stop.set()
+    assert not mess.freeze_all(stop=stop).complete
+
+
+def test_a_directory_that_went_away_before_it_was_frozen_is_counted_not_fatal(
+    mess: View, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    mess.table(ROOT_NODEID)
+    (tmp_path / "dataset" / "again").rename(tmp_path / "elsewhere")
+    progress = mess.freeze_all()
+    assert progress.hidden[Kind.UNREADABLE] == 1
+    assert "again cannot be listed" in caplog.text
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+def test_reads_end_where_the_file_ends(mess: View) -> None:
+    nodeid = at(mess, b"train/dog/deep/er/c.png").nodeid
+    assert mess.read(nodeid, 0, 100) == b"CCC"
+    assert mess.read(nodeid, 1, 1) == b"C"
+    assert mess.read(nodeid, 3, 10) == b""
+    assert mess.read(nodeid, 1 << 40, 10) == b""
+
+
+def test_a_directory_cannot_be_read(mess: View) -> None:
+    for nodeid in (at(mess, b"store").nodeid, at(mess, b"train/dog").nodeid):
+        with pytest.raises(OSError) as error:
+            mess.read(nodeid, 0, 1)
+        assert error.value.errno == errno.EISDIR
+
+
+def test_reading_large_files_in_pieces_keeps_few_descriptors(tmp_path: Path) -> None:
+    view = opened(tree(tmp_path / "dataset", {f"{number:03}": b"x" * 100 for number in range(200)}))
+    nodes = [node.nodeid for _, node, _ in view.listing(ROOT_NODEID)]
+    before = len(os.listdir("/proc/self/fd"))
+    for nodeid in nodes:
+        view.read(nodeid, 0, 10)
+    assert len(os.listdir("/proc/self/fd")) <= before + 64
+    for nodeid in nodes:
+        assert view.read(nodeid, 10, 1000) == b"x" * 90
+    view.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def rename_away(path: Path) -> None:
+    path.rename(path.with_suffix(".old"))
+
+
+CHANGES: dict[str, list[Callable[[Path], object]]] = {
+    "other content": [lambda path: path.write_bytes(b"B")],
+    "longer": [lambda path: path.write_bytes(b"more")],
+    "empty": [lambda path: path.write_bytes(b"")],
+    "gone": [Path.unlink],
+    "another file under the name": [rename_away, lambda path: path.write_bytes(b"A")],
+    "a directory": [Path.unlink, Path.mkdir],
+    "a fifo": [Path.unlink, os.mkfifo],
+}
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("way", [b"store/a.png", b"train/cat/1.png", b"train/dog/a.png"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_source_is_stale_by_every_way_to_it(
+    tmp_path: Path, change: str, way: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    literal: dict[Name, Entry] = {
+        "store": {"a.png": attributes(b"A", mtime_ns=1)},
+        "train": {"cat": {"1.png": link("../../store/a.png")}, "dog": link("../store")},
+    }
+    view = opened(tree(tmp_path / "dataset", literal))
+    nodeid = at(view, way).nodeid
+    for step in CHANGES[change]:
+        step(tmp_path / "dataset" / "store" / "a.png")
+    for _ in range(3):
+        with pytest.raises(OSError) as error:
+            view.read(nodeid, 0, 1)
+        assert error.value.errno == errno.ESTALE
+    assert len(caplog.records) == 1, "logged once, not at each read"
+    view.close()
+
+
+def test_a_link_that_leads_elsewhere_now_is_stale(mess: View, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    nodeid = at(mess, b"train/cat/1.png").nodeid
+    changed = tmp_path / "dataset" / "train" / "cat" / "1.png"
+    changed.unlink()
+    changed.symlink_to("../../store/b.png")
+    with pytest.raises(OSError) as error:
+        mess.read(nodeid, 0, 1)
+    assert error.value.errno == errno.ESTALE
+    assert "train/cat/1.png" in caplog.text
+
+
+# -- explaining --------------------------------------------------------------------------------------------------------
+
+
+def test_a_link_is_explained_hop_by_hop(mess: View, tmp_path: Path) -> None:
+    top = os.fsdecode((tmp_path / "dataset").resolve())
+    why = mess.explain(b"train/dog/a.png")
+    assert (why.shown, why.kind, why.source) == (True, None, os.fsencode(f"{top}/store/a.png"))
+    assert why.steps == [f"{top}/train/dog -> ../store"]
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        (b"train/cat/gone.png", Kind.DANGLING),
+        (b"loop", Kind.LOOP),
+        (b"again/up", Kind.CYCLE),
+        (b"again/self/up", Kind.CYCLE),
+        (b"pipe", Kind.SPECIAL),
+        (b".git/HEAD", Kind.DOT_ENTRY),
+    ],
+)
+def test_what_is_hidden_is_explained_by_its_kind(mess: View, path: bytes, kind: Kind) -> None:
+    why = mess.explain(path)
+    assert (why.shown, why.kind, why.source) == (False, kind, None)
+    assert kind.meaning in why.reason
+
+
+def test_a_name_that_does_not_exist_is_explained_so(mess: View, tmp_path: Path) -> None:
+    assert mess.explain(b"nothing").reason == "the dataset has no such entry"
+    (tmp_path / "dataset" / "late").touch()
+    assert "after this directory was frozen" in mess.explain(b"late").reason
+    assert "not a directory" in mess.explain(b"store/a.png/x").reason
+
+
+def test_the_root_is_explained(mess: View, tmp_path: Path) -> None:
+    for path in (b"", b".", b"/"):
+        assert mess.explain(path).source == os.fsencode((tmp_path / "dataset").resolve())
