@@ -1,0 +1,1 @@
+"""Real TensorFlow on real images, unaware that it reads a mount."""
