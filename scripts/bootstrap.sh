@@ -74,7 +74,7 @@ ensure_venv() {
   ensure_python
   say "Installing into $venv: symfuse, TensorFlow, the test tools (some 500 MB to download, once)"
   "$base" -m venv "$venv" || die "cannot make $venv: name a directory that you may write with SYMFUSE_VENV=DIRECTORY"
-  local pip=("$python" -m pip install --quiet --disable-pip-version-check)
+  local pip=("$python" -m pip install --quiet --quiet --disable-pip-version-check)
   # Dependency groups came with pip 25.1; distributions ship older ones.
   "${pip[@]}" --upgrade 'pip>=25.1' || die "pip could not upgrade itself: see above"
   # pip reads the groups of the pyproject.toml in the directory it runs in.
