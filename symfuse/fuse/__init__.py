@@ -1,0 +1,1 @@
+"""Two ways to the kernel, over one view: the kernel protocol itself, and fusepy."""
