@@ -172,7 +172,7 @@ class Server:
             raise OSError(errno.ENOTTY, "not a terminal")
         start = abi.IOCTL_IN.size
         reply = self._control.answer(command, body[start : start + in_size], uid=header.uid)
-        return abi.IOCTL_OUT.pack(0, 0, 0, 0) + reply.ljust(out_size, b"\0")
+        return abi.IOCTL_OUT.pack(0, 0, 0, 0) + reply.ljust(control.BUFFER_BYTES, b"\0")[:out_size]
 
     # -- names and attributes -----------------------------------------------------------------------------------
 
