@@ -103,6 +103,7 @@ class Dataset:
         #: path into our own mount and must be refused at once.
         self.callers: set[int] = set()
         self._mountpoint = mountpoint
+        self._mount_device: int | None = None
         self._allowed: tuple[bytes, ...] | None = None
         if confined or policy.outside is Outside.HIDE:
             roots = (self.root, *(os.path.realpath(path) for path in policy.allow_roots))
@@ -111,6 +112,10 @@ class Dataset:
         self._uid = os.geteuid()
         self._groups = frozenset((os.getegid(), *os.getgroups()))
         self._noatime = os.O_NOATIME
+
+    def forbid_device(self, device: int) -> None:
+        """Follow no link into this device: our own mount's, once it is there, wherever else it is bound to."""
+        self._mount_device = device
 
     def root_status(self) -> os.stat_result:
         """The root directory's attributes. Errors: OSError."""
@@ -235,6 +240,8 @@ class Dataset:
                 if stat.S_ISLNK(status.st_mode):
                     hop = Hop(path, _at(os.readlink, path))
                     continue
+            if status.st_dev == self._mount_device:
+                raise Unresolvable(Kind.RECURSIVE)
             if self._allowed is not None and not _with_slash(path).startswith(self._allowed):
                 raise Unresolvable(Kind.OUTSIDE)
             return Target(path, status)
@@ -265,7 +272,11 @@ class Dataset:
             child = _join(path, part)
             if child == self._mountpoint:
                 raise Unresolvable(Kind.RECURSIVE)
-            mode = _at(os.lstat, child).st_mode
+            # Of a mount's root the kernel asks no more than its attributes, so this call is safe even if it is ours.
+            status = _at(os.lstat, child)
+            if status.st_dev == self._mount_device:
+                raise Unresolvable(Kind.RECURSIVE)
+            mode = status.st_mode
             if stat.S_ISLNK(mode):
                 hop = Hop(child, _at(os.readlink, child))
                 _count(hop, hops)
