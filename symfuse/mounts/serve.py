@@ -26,6 +26,7 @@ from symfuse.dataset import Dataset
 from symfuse.errors import DatasetRefused, ExitStatus, SymfuseError
 from symfuse.fuse import kernelmount
 from symfuse.fuse.options import MountOptions
+from symfuse.mounts import table
 from symfuse.mounts.request import MountRequest
 from symfuse.mounts.visible import visible
 from symfuse.policy import Backend, Kind
@@ -91,11 +92,18 @@ class MountServer:
             view = self._prepare()
             if not self._stop.is_set():
                 self._view = view
-                self._backend(view)(lambda: self._tell(_READY))
+                self._backend(view)(lambda: self._announce(view))
         except BaseException as error:
             self._error = error
         finally:
             self._tell(_ENDED)
+
+    def _announce(self, view: View) -> None:
+        """The mount is there, and no request but INIT was answered yet."""
+        mounted = table.at(self._request.mountpoint)
+        if mounted is not None:
+            view.dataset.forbid_device(mounted.device)
+        self._tell(_READY)
 
     def _prepare(self) -> View:
         request = self._request
