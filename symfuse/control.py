@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from symfuse.errors import NotMounted
+from symfuse.explain import explain
 
 if TYPE_CHECKING:
     from symfuse.counters import Counters
@@ -96,7 +97,7 @@ class Control:
             path = os.fsencode(decode(payload)["path"])
         except (ValueError, KeyError, TypeError) as error:
             raise OSError(errno.EINVAL, "malformed question") from error
-        return _fit(self.view.explain(path).as_dict())
+        return _fit(explain(self.view, path).as_dict())
 
     def status(self) -> Message:
         """What `symfuse status` shows of a live mount."""

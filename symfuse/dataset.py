@@ -1,4 +1,4 @@
-"""How dataset files are touched: list a directory, resolve a link, open a source and verify it.
+"""How dataset files are found: list a directory, resolve a link, open a source. `source.py` reads what was opened.
 
 No other module opens dataset files, and nothing here opens one for writing. Links are resolved here and not by the
 kernel, one hop at a time, because only so is it known *which* link is broken, where a target really lies, and that the
@@ -12,7 +12,6 @@ import errno
 import os
 import stat
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
@@ -26,27 +25,12 @@ PATH_MAX = 4096
 NAME_MAX = 255
 #: Real directories remembered by the text that led to them; links of one dataset share few of them.
 MAX_REMEMBERED = 4096
-#: Idle descriptors of sources kept open between reads.
-MAX_IDLE_SOURCES = 64
 
 _READ_ONLY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 _DANGLING = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
 
 T = TypeVar("T")
-
-
-class Identity(NamedTuple):
-    """What must not change between the freezing of a file and the reading of it."""
-
-    dev: int
-    ino: int
-    size: int
-    mtime_ns: int
-
-    @classmethod
-    def of(cls, status: os.stat_result) -> Identity:
-        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 class Target(NamedTuple):
@@ -298,7 +282,7 @@ class Dataset:
     # -- reading ------------------------------------------------------------------------------------------------
 
     def open(self, directory: bytes, name: bytes, *, is_link: bool) -> int:
-        """A descriptor of the source behind an entry, opened for reading; not yet verified, see `verify`.
+        """A descriptor of the source behind an entry, opened for reading; not yet verified, see `source.read`.
 
         Errors: OSError; ESTALE when the source, or the way to it, is gone.
         """
@@ -325,70 +309,6 @@ class Dataset:
                 raise
             self._noatime = 0  # somebody else's files: O_NOATIME is for owners
             return _at(os.open, path, flags)
-
-
-def verify(fd: int, identity: Identity) -> None:
-    """Errors: OSError ESTALE when `fd` is not, or no longer, the file that was frozen."""
-    found = Identity.of(os.fstat(fd))
-    if found != identity:
-        changed = ", ".join(name for name, a, b in zip(Identity._fields, found, identity, strict=True) if a != b)
-        raise OSError(errno.ESTALE, f"source changed: {changed}")
-
-
-def read(fd: int, size: int, offset: int, identity: Identity) -> bytes:
-    """Exactly `size` bytes at `offset`, of the file that was frozen and of no other.
-
-    Verified after reading, not before: so the check covers a change that happens meanwhile, too.
-
-    Errors: OSError; ESTALE when the file changed, EIO when it ends early although it did not change.
-    """
-    try:
-        data = os.pread(fd, size, offset)
-        while len(data) < size:
-            more = os.pread(fd, size - len(data), offset + len(data))
-            if not more:
-                break
-            data += more
-    finally:
-        verify(fd, identity)  # what became a directory or a fifo cannot be read at all, and is stale, too
-    if len(data) < size:
-        raise OSError(errno.EIO, "source ends before its size")
-    return data
-
-
-class IdleSources:
-    """Descriptors kept open between the reads of one large file, oldest closed first.
-
-    A descriptor is taken out while it is used, so nobody can close it meanwhile; a second reader opens its own.
-    """
-
-    def __init__(self, limit: int = MAX_IDLE_SOURCES) -> None:
-        self._limit = limit
-        self._fds: OrderedDict[int, int] = OrderedDict()  # nodeid -> fd, guarded by _lock
-        self._lock = threading.Lock()
-
-    def take(self, nodeid: int) -> int | None:
-        """The idle descriptor of a node, which is then the caller's."""
-        with self._lock:
-            return self._fds.pop(nodeid, None)
-
-    def give(self, nodeid: int, fd: int) -> None:
-        """Hand a descriptor back; it may be closed at once."""
-        with self._lock:
-            surplus = self._fds.pop(nodeid, None)
-            self._fds[nodeid] = fd
-            if surplus is None and len(self._fds) > self._limit:
-                surplus = self._fds.popitem(last=False)[1]
-        if surplus is not None:
-            os.close(surplus)
-
-    def close(self) -> None:
-        """Close them all."""
-        with self._lock:
-            fds = list(self._fds.values())
-            self._fds.clear()
-        for fd in fds:
-            os.close(fd)
 
 
 def _real_root(root: bytes) -> bytes:

@@ -1,7 +1,7 @@
-"""The frozen namespace: directories, nodeids, inode numbers, problems, explanations.
+"""The frozen namespace: directories, nodeids, inode numbers, problems.
 
-The view is the one definition of what is shown; the mount and `why` read it. It knows neither FUSE nor errno numbers
-beyond those of the dataset's own errors.
+The view is the one definition of what is shown; the mount and `explain` read it. It knows neither FUSE nor errno
+numbers beyond those of the dataset's own errors.
 
 Invariants (`View.check` asserts them):
 - A directory's nodeid is its index in `_directories`; a file's is that index shifted left by 32, plus its place in the
@@ -20,12 +20,12 @@ import stat
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from symfuse import dataset as source
-from symfuse.dataset import Dataset, Hop, Identity, Unresolvable
+from symfuse import source
+from symfuse.dataset import Dataset
 from symfuse.policy import Kind
+from symfuse.progress import Progress
 from symfuse.table import HIDDEN_MODE_BITS, Row, Table, Trait, Traits
 
 ROOT_NODEID = 1
@@ -38,8 +38,6 @@ PLACE_BITS = 32
 #: than datasets do, far less than a machine bears.
 REPEATS_ALLOWED = 100_000
 REPEATS_PER_SOURCE = 16
-#: Hidden paths kept as examples, of each kind.
-MAX_EXAMPLES = 5
 
 log = logging.getLogger(__name__)
 
@@ -62,69 +60,6 @@ class Node(NamedTuple):
     @property
     def is_directory(self) -> bool:
         return stat.S_ISDIR(self.mode)
-
-
-@dataclass
-class Progress:
-    """What was frozen so far, and what is hidden. `examples` holds the first paths of each kind."""
-
-    directories: int = 0
-    files: int = 0
-    hidden: Counter[Kind] = field(default_factory=Counter)
-    examples: dict[Kind, list[str]] = field(default_factory=dict)
-    complete: bool = False
-    error: str | None = None
-
-    def note(self, kind: Kind, path: bytes) -> None:
-        """Count one hidden entry."""
-        self.hidden[kind] += 1
-        examples = self.examples.setdefault(kind, [])
-        if len(examples) < MAX_EXAMPLES:
-            examples.append(os.fsdecode(path))
-
-    def copy(self) -> Progress:
-        """A snapshot that the view no longer changes."""
-        examples = {kind: list(paths) for kind, paths in self.examples.items()}
-        return Progress(self.directories, self.files, self.hidden.copy(), examples, self.complete, self.error)
-
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return {
-            "directories": self.directories,
-            "files": self.files,
-            "hidden": {str(kind): number for kind, number in sorted(self.hidden.items())},
-            "examples": {str(kind): paths for kind, paths in sorted(self.examples.items())},
-            "complete": self.complete,
-            "error": self.error,
-        }
-
-
-@dataclass
-class Explanation:
-    """What stands at a path and why, for `symfuse why`. `source` is the real path shown there."""
-
-    path: bytes
-    shown: bool
-    reason: str
-    kind: Kind | None = None
-    source: bytes | None = None
-    hops: list[Hop] = field(default_factory=list)
-
-    @property
-    def steps(self) -> list[str]:
-        """The links on the way, as `link -> text`; of a loop each link once."""
-        return [f"{os.fsdecode(hop.link)} -> {os.fsdecode(hop.text)}" for hop in dict.fromkeys(self.hops)]
-
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return {
-            "path": os.fsdecode(self.path),
-            "shown": self.shown,
-            "reason": self.reason,
-            "kind": None if self.kind is None else str(self.kind),
-            "source": None if self.source is None else os.fsdecode(self.source),
-            "steps": self.steps,
-        }
 
 
 class Directory:
@@ -429,7 +364,7 @@ class View:
         wanted = min(size, row.size - offset)
         if wanted <= 0:
             return b""
-        identity = Identity(trait.dev, row.ino, row.size, row.mtime_ns)
+        identity = source.Identity(trait.dev, row.ino, row.size, row.mtime_ns)
         fd = self._idle.take(nodeid)
         try:
             if fd is None:
@@ -456,49 +391,6 @@ class View:
     def close(self) -> None:
         """Close every descriptor of a source."""
         self._idle.close()
-
-    # -- explaining ---------------------------------------------------------------------------------------------
-
-    def explain(self, path: bytes) -> Explanation:
-        """What the view shows at a path relative to its root, or why it shows nothing.
-
-        What was frozen decides; links are followed anew to name them. Errors: OSError when a directory cannot be read.
-        """
-        number = ROOT_NODEID
-        walked = b""
-        hops: list[Hop] = []
-        parts = [part for part in path.split(b"/") if part not in (b"", b".")]
-        shown = self.dataset.root
-        for index, name in enumerate(parts):
-            walked = os.path.join(walked, name)
-            table, directory = self.table(number), self.directory(number)
-            place = table.find(name)
-            shown = self._trace(directory, name, hops)
-            kind = table.problem(name) if place is None else directory.absent.get(place)
-            if kind is not None:
-                return Explanation(walked, False, kind.meaning, kind, None, hops)
-            if place is None:
-                return Explanation(walked, False, self._missing(directory, name), None, None, hops)
-            child = directory.children.get(place)
-            if child is None and index + 1 < len(parts):
-                return Explanation(walked, False, "a file, not a directory", None, None, hops)
-            number = child or 0
-        reason = "shown: its source is a link's target" if hops else "shown: it is no link"
-        return Explanation(walked or b".", True, reason, None, shown, hops)
-
-    def _trace(self, directory: Directory, name: bytes, hops: list[Hop]) -> bytes:
-        """The real path behind an entry as the dataset is now; appends the links on the way to `hops`."""
-        try:
-            return self.dataset.trace(directory.path, name, hops=hops).path
-        except Unresolvable:
-            return b""
-        except OSError:  # no link
-            return os.path.join(directory.path, name)
-
-    def _missing(self, directory: Directory, name: bytes) -> str:
-        if self.dataset.exists(directory.path, name):
-            return "it came into the dataset after this directory was frozen; mount again to see it"
-        return "the dataset has no such entry"
 
     # -- invariants ---------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from symfuse.cli.output import say
 from symfuse.control import Message
 from symfuse.dataset import PATH_MAX, Dataset
 from symfuse.errors import ExitStatus, MountpointError, NotMounted, SourceError, SymfuseError, UsageError
+from symfuse.explain import explain
 from symfuse.mounts import live, table
 from symfuse.mounts.request import absolute
 from symfuse.mounts.table import MountEntry, State, is_within
@@ -95,7 +96,7 @@ def _look(root: bytes, relative: bytes) -> tuple[str, Message]:
     """What a mount without options would show. Errors: SourceError."""
     view = View(Dataset(root, Policy()))
     try:
-        answer = view.explain(relative).as_dict()
+        answer = explain(view, relative).as_dict()
     except OSError as error:
         raise SourceError(f"{os.fsdecode(root)} cannot be read ({error.strerror})", "see its permissions") from error
     finally:

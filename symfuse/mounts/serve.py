@@ -30,7 +30,8 @@ from symfuse.mounts import table
 from symfuse.mounts.request import MountRequest
 from symfuse.mounts.visible import visible
 from symfuse.policy import Backend, Kind
-from symfuse.view import Progress, View
+from symfuse.progress import Progress
+from symfuse.view import View
 
 #: What the asking process writes when the mount shall outlive it.
 DETACH = b"detach\n"

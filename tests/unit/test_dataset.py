@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from symfuse import dataset as source
-from symfuse.dataset import MAX_IDLE_SOURCES, Dataset, Entry, Hop, Identity, IdleSources, Unresolvable
+from symfuse import source
+from symfuse.dataset import Dataset, Entry, Hop, Unresolvable
 from symfuse.errors import SourceError
 from symfuse.policy import DirLinks, DotEntries, Kind, Outside, Policy
+from symfuse.source import MAX_IDLE_SOURCES, Identity, IdleSources
 from tests.support.trees import Entry as Literal
 from tests.support.trees import Name, attributes, device, fifo, link, tree, unixsocket
 

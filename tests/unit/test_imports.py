@@ -13,14 +13,29 @@ from tests.support.mounting import REPOSITORY
 PACKAGE = REPOSITORY / "symfuse"
 
 #: Each layer imports from those before it, never from those after. docs/design.md has the same list.
-LAYERS = ["errors", "policy", "dataset", "table", "view", "counters", "control", "fuse", "mounts", "cli"]
+LAYERS = [
+    *("errors", "policy", "progress", "source", "dataset", "table", "view", "explain", "counters", "control"),
+    *("fuse", "mounts", "cli"),
+]
 #: The package's front door and the `python -m` entry: they hold nothing but a lazy import of what is behind them.
 DOORS = {"symfuse", "symfuse.__main__"}
 
 #: Calls that open, list or look at a file. Only dataset.py may make them on what a dataset holds.
 TOUCHING = {"open", "listdir", "lstat", "pread", "readlink", "scandir", "stat", "walk"}
 #: Modules between the dataset and the kernel. None of them has a reason to touch any file but through dataset.py.
-BETWEEN = ["table", "view", "control", "counters", "policy", "errors", "fuse.server", "fuse.abi", "fuse.libfuse"]
+BETWEEN = [
+    "table",
+    "view",
+    "explain",
+    "progress",
+    "control",
+    "counters",
+    "policy",
+    "errors",
+    "fuse.server",
+    "fuse.abi",
+    "fuse.libfuse",
+]
 #: What those may do all the same, each with its reason.
 EXCEPTIONS = {
     ("control", "os.open"): "the mountpoint, to ask the server there",

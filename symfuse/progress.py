@@ -1,0 +1,48 @@
+"""How far a view is frozen, and what it hides."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from symfuse.policy import Kind
+
+#: Hidden paths kept as examples, of each kind.
+MAX_EXAMPLES = 5
+
+
+@dataclass
+class Progress:
+    """What was frozen so far, and what is hidden. `examples` holds the first paths of each kind."""
+
+    directories: int = 0
+    files: int = 0
+    hidden: Counter[Kind] = field(default_factory=Counter)
+    examples: dict[Kind, list[str]] = field(default_factory=dict)
+    complete: bool = False
+    error: str | None = None
+
+    def note(self, kind: Kind, path: bytes) -> None:
+        """Count one hidden entry."""
+        self.hidden[kind] += 1
+        examples = self.examples.setdefault(kind, [])
+        if len(examples) < MAX_EXAMPLES:
+            examples.append(os.fsdecode(path))
+
+    def copy(self) -> Progress:
+        """A snapshot that the view no longer changes."""
+        examples = {kind: list(paths) for kind, paths in self.examples.items()}
+        return Progress(self.directories, self.files, self.hidden.copy(), examples, self.complete, self.error)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {
+            "directories": self.directories,
+            "files": self.files,
+            "hidden": {str(kind): number for kind, number in sorted(self.hidden.items())},
+            "examples": {str(kind): paths for kind, paths in sorted(self.examples.items())},
+            "complete": self.complete,
+            "error": self.error,
+        }
