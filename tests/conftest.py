@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A mount that hangs must end the run with a stack trace instead of blocking it. A hung system call on a mount
     cannot be interrupted by a signal, so the timeout comes from a thread."""
     for item in items:
-        if "symfuse_mount" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("timeout"):
+        if "fuse" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(180, method="thread"))
 
 
@@ -89,7 +89,7 @@ def fuse(request: pytest.FixtureRequest) -> None:
         missing(request.config, "fusermount3 is not installed (apt install fuse3)")
 
 
-@pytest.fixture(params=["kernel", "fusepy"])
+@pytest.fixture(scope="session", params=["kernel", "fusepy"])
 def backend(request: pytest.FixtureRequest) -> str:
     """Each way to the kernel: the mounted tests promise the same of both."""
     name = str(request.param)
@@ -105,13 +105,27 @@ class MountMaker(Protocol):
 
 
 @pytest.fixture
-def symfuse_mount(fuse: None, backend: str, tmp_path: Path) -> Iterator[MountMaker]:
+def symfuse_mount(fuse: None, backend: str, tmp_path: Path, homes: list[Path]) -> Iterator[MountMaker]:
     """Mounts made by the real command; when the test ends they are unmounted, and nothing may be left of them."""
+    with _mounts(backend, tmp_path) as mount:
+        yield mount
+
+
+@pytest.fixture(scope="module")
+def module_mount(fuse: None, backend: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MountMaker]:
+    """The same for tests that only look: one mount for all tests of a module."""
+    with _mounts(backend, tmp_path_factory.mktemp(backend)) as mount:
+        yield mount
+
+
+@contextlib.contextmanager
+def _mounts(backend: str, directory: Path) -> Iterator[MountMaker]:
     made: list[Mount] = []
 
     def mount(dataset: Path, *options: str, at: Path | None = None, user: User = MYSELF) -> Mount:
-        mountpoint = at or tmp_path / f"mount{len(made)}"
+        mountpoint = at or directory / f"mount{len(made)}"
         mountpoint.mkdir(exist_ok=True)
+        user.owns(mountpoint)
         made.append(mounting.mount(dataset, mountpoint, *options, backend=backend, user=user))
         return made[-1]
 
@@ -139,26 +153,34 @@ def open_device(fuse: None) -> Iterator[None]:
 
 
 @pytest.fixture
-def ordinary_user(request: pytest.FixtureRequest, open_device: None) -> Iterator[User]:
+def homes() -> Iterator[list[Path]]:
+    """Directories made for users; removed only after everything that was mounted in them."""
+    made: list[Path] = []
+    yield made
+    left = [path for path in mounting.mounts() if path.startswith(tuple(os.fsencode(home) for home in made))]
+    mounting.clear(left)
+    for home in made:
+        shutil.rmtree(home)
+    assert not left, f"mounts left behind: {left}"
+
+
+@pytest.fixture
+def ordinary_user(request: pytest.FixtureRequest, open_device: None, homes: list[Path]) -> User:
     """Somebody without privileges, with a home of their own: whoever runs the tests, or nobody if that is root."""
     if shutil.which("fusermount3") is None:
         missing(request.config, "fusermount3 is not installed (apt install fuse3)")
     home = Path(tempfile.mkdtemp(prefix="symfuse-user-"))
-    uid = NOBODY if os.geteuid() == 0 else None
-    if uid is not None:
-        os.chown(home, uid, uid)
+    homes.append(home)
     environment = {"HOME": str(home), "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *_site_packages()])}
     environment |= {f"XDG_{name}_HOME": str(home / name.lower()) for name in ("STATE", "CACHE")}
     environment["XDG_RUNTIME_DIR"] = str(home)
+    uid = NOBODY if os.geteuid() == 0 else None
     user = User(uid=uid, gid=uid, environment=environment, home=home)
+    user.owns(home)
     python = _first_that_runs(user, [sys.executable, "/usr/bin/python3"])
     if python is None:
         missing(request.config, "an ordinary user may not read this checkout, or may run no Python that it works with")
-    yield dataclasses.replace(user, python=python)
-    left = [path for path in mounting.mounts() if path.startswith(os.fsencode(home))]
-    mounting.clear(left)
-    shutil.rmtree(home)
-    assert not left, f"mounts left behind: {left}"
+    return dataclasses.replace(user, python=python)
 
 
 def _site_packages() -> list[str]:

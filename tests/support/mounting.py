@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from tests.support.oracle import fingerprint
+from tests.support.oracle import fingerprint, walk
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -61,6 +61,13 @@ class User:
         """Run the symfuse command as this user."""
         return self.run(self.python, "-m", "symfuse", *arguments, check=check, timeout=timeout)
 
+    def owns(self, path: Path) -> Path:
+        """Make a tree this user's."""
+        if self.uid is not None and self.gid is not None:
+            for each in [os.fsencode(path), *walk(path)]:
+                os.chown(each, self.uid, self.gid, follow_symlinks=False)
+        return path
+
     def script(self, source: str, *arguments: str | bytes | Path, check: bool = True) -> Run:
         """Run a few lines of Python as this user."""
         return self.run(self.python, "-c", source, *arguments, check=check)
@@ -94,9 +101,14 @@ class Mount:
     def status(self) -> dict[str, Any]:
         """What `symfuse status --json` says of this mount."""
         said = json.loads(self.user.symfuse("status", "--json", "--", self.path).stdout)
-        mounts = said if isinstance(said, list) else said.get("mounts", [said])
-        assert len(mounts) == 1, mounts
-        return dict(mounts[0])
+        assert isinstance(said, dict)
+        return said
+
+    def wait_until_frozen(self) -> None:
+        """Until the background freeze is through."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while not self.status()["frozen"]["complete"]:
+            assert time.monotonic() < deadline, "the background freeze does not end"
 
     def requests(self) -> dict[str, int]:
         """Requests by opcode so far, without those that asking costs itself (an ioctl, and what opening it takes)."""

@@ -50,9 +50,12 @@ def drop_dot_entries(copy: Path) -> Path:
 
 
 def walk(root: Path | bytes) -> Iterator[bytes]:
-    """Every path below `root`, links not followed, parents first, in byte order."""
-    with os.scandir(os.fsencode(root)) as entries:
-        ordered = sorted(entries, key=lambda entry: entry.name)
+    """Every path below `root` that we may see, links not followed, parents first, in byte order."""
+    try:
+        with os.scandir(os.fsencode(root)) as entries:
+            ordered = sorted(entries, key=lambda entry: entry.name)
+    except PermissionError:
+        return
     for entry in ordered:
         yield entry.path
         if entry.is_dir(follow_symlinks=False):
@@ -107,9 +110,9 @@ def fingerprint(root: Path) -> dict[bytes, tuple[object, ...]]:
         status = os.lstat(path)
         fixed = (status.st_mode, status.st_uid, status.st_gid, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         if stat.S_ISREG(status.st_mode):
-            # A hole of gigabytes is not worth hashing: its size and times are above.
-            content = sha256(path) if status.st_blocks * 512 >= min(status.st_size, 1 << 24) else None
-            found[path] = (*fixed, content)
+            # A hole of gigabytes is not worth hashing, nor can we hash what we may not read: size and times are above.
+            is_hole = status.st_blocks * 512 < min(status.st_size, 1 << 24)
+            found[path] = (*fixed, None if is_hole or not os.access(path, os.R_OK) else sha256(path))
         elif stat.S_ISLNK(status.st_mode):
             found[path] = (*fixed, os.readlink(path))
         else:
