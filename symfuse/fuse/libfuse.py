@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 from symfuse.control import BUFFER_BYTES, STATUS, WHY, Control
 from symfuse.errors import FuseUnavailable, MountpointError, SymfuseError
 from symfuse.fuse import kernelmount
+from symfuse.fuse.abi import NAME_MAX
 from symfuse.fuse.kernelmount import CURE_NO_CAPABILITY, CURE_NO_HELPER
 from symfuse.view import ROOT_NODEID, Node, View
 
@@ -161,10 +162,12 @@ class Operations:
     # -- paths --------------------------------------------------------------------------------------------------
 
     def _node(self, path: str) -> Node:
-        """The node at a path. Errors: ENOENT, and those of reading a directory on the way."""
+        """The node at a path. Errors: ENOENT, ENAMETOOLONG, and those of reading a directory on the way."""
         if path == "/":
             return self._view.node(ROOT_NODEID)
         head, _, name = path.rpartition("/")
+        if len(name) > NAME_MAX:
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         node = self._view.lookup(self._directory(head or "/"), name.encode(_ENCODING))
         if node is None:
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))

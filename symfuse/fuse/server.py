@@ -180,8 +180,12 @@ class Server:
         """The node of a name. Raises the lookup count, which nobody keeps: nodeids are never reused.
 
         A name that is absent is answered with nodeid 0, which the kernel remembers, and not with ENOENT.
+        Errors: ENAMETOOLONG.
         """
-        node = self._view.lookup(header.nodeid, body.partition(b"\0")[0])
+        name = body.partition(b"\0")[0]
+        if len(name) > abi.NAME_MAX:
+            raise OSError(errno.ENAMETOOLONG, "longer than any name here")  # the kernel itself stops only at 1024
+        node = self._view.lookup(header.nodeid, name)
         if node is None:
             return abi.ENTRY_OUT.pack(0, 0, FOREVER_S, *(0,) * 19)
         return abi.ENTRY_OUT.pack(*_entry(node))

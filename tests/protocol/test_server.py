@@ -83,6 +83,10 @@ def test_names_are_the_bytes_they_are(kernel: Kernel) -> None:
     assert kernel.lookup(b"n" * 255)[0]
 
 
+def test_a_name_longer_than_any_is_enametoolong(kernel: Kernel) -> None:
+    assert kernel.errno(wire.LOOKUP, 1, b"n" * 256 + b"\0") == errno.ENAMETOOLONG
+
+
 def test_a_lookup_in_a_file_is_an_error_and_no_absence(kernel: Kernel) -> None:
     assert kernel.errno(wire.LOOKUP, kernel.walk(b"store/a.png"), b"x\0") in (errno.ENOTDIR, errno.ESTALE)
 
