@@ -39,6 +39,8 @@ DETACH = b"detach\n"
 REPORT_INTERVAL_S = 0.1
 #: How long the background freeze may take to notice that it is over.
 FREEZE_END_TIMEOUT_S = 1.0
+#: How long the end may take after the asking process is gone, before our stderr is let go.
+QUIET_AFTER_S = 1.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 #: What the worker tells the main thread, beside the numbers of signals.
@@ -64,6 +66,7 @@ class MountServer:
         self._report = report
         self._lifeline = lifeline
         self._asker: int | None = None  # a pidfd
+        self._patience_s: float | None = None
         self._stop = threading.Event()
         self._error: BaseException | None = None  # of the worker; written before it says _ENDED
         self._view: View | None = None  # the worker's until it says _READY
@@ -167,7 +170,8 @@ class MountServer:
         self._selector.register(self._wakeup, selectors.EVENT_READ, self._on_wakeup)
         if self._lifeline is None:
             return
-        self._selector.register(self._lifeline, selectors.EVENT_READ, self._on_lifeline)
+        os.set_blocking(self._lifeline, False)
+        self._selector.register(self._lifeline, selectors.EVENT_READ, self._on_asker)
         # The pipe alone would not do: whoever the asking process forks holds its other end, too.
         with contextlib.suppress(OSError):
             self._asker = os.pidfd_open(os.getppid())
@@ -176,8 +180,12 @@ class MountServer:
     def _handle_events(self) -> bool:
         """False when the worker has ended."""
         going = True
-        for key, _mask in self._selector.select():
-            going = key.data() and going
+        ready = self._selector.select(self._patience_s)
+        if not ready:
+            self._fall_silent()
+        for key, _mask in ready:
+            if key.fd in self._selector.get_map():  # else released meanwhile
+                going = key.data() and going
         return going
 
     def _on_wakeup(self) -> bool:
@@ -185,20 +193,21 @@ class MountServer:
         if _READY[0] in told:
             self._on_ready()
         if any(number in told for number in STOP_SIGNALS):
-            self._on_stop()
+            self._on_signal()
         return _ENDED[0] not in told
 
-    def _on_lifeline(self) -> bool:
-        assert self._lifeline is not None
-        released = os.read(self._lifeline, 4096) == DETACH
-        self._release()
-        if not released:
-            self._on_stop()
-        return True
-
     def _on_asker(self) -> bool:
+        """The asking process said something, or is gone; it may have said DETACH before."""
+        assert self._lifeline is not None
+        try:
+            said = os.read(self._lifeline, len(DETACH))
+        except BlockingIOError:  # gone, but somebody it forked holds the pipe
+            said = b""
         self._release()
-        self._on_stop()
+        if said != DETACH:
+            self._patience_s = QUIET_AFTER_S
+            if not self._stop.is_set():
+                self._stop_serving()
         return True
 
     def _release(self) -> None:
@@ -225,14 +234,26 @@ class MountServer:
         except Exception:
             log.exception("freezing the dataset in the background failed")
 
-    def _on_stop(self) -> None:
-        """Unmount, or do not mount at all. Who asks twice does not want to wait for the mount's users."""
+    def _on_signal(self) -> None:
+        """Who asks twice does not want to wait for the mount's users."""
         if self._stop.is_set():
-            log.warning("stopped at once; what still used the mount loses it")
+            log.warning("stopped at once; whatever still used the mount loses it")
             os._exit(ExitStatus.INTERRUPTED)
+        self._stop_serving()
+
+    def _stop_serving(self) -> None:
+        """Unmount, or do not mount at all."""
         self._stop.set()
         if self.was_ready:
             self._unmount()
+
+    def _fall_silent(self) -> None:
+        """The mount is detached, but used, and nobody waits for us: nor must anybody wait for the end of our stderr."""
+        self._patience_s = None
+        null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        os.dup2(null, 1)
+        os.dup2(null, 2)
+        os.close(null)
 
     def _unmount(self) -> None:
         mountpoint = self._request.mountpoint

@@ -30,7 +30,10 @@ class State(enum.StrEnum):
 
 
 class MountEntry(NamedTuple):
-    """One line of mountinfo. `device` is what st_dev says of the files there; `root` is b"/" but for bind mounts."""
+    """One line of mountinfo.
+
+    `device` is what st_dev says of the files there, `root` is b"/" but for bind mounts, `user` made a FUSE mount.
+    """
 
     mount_id: int
     parent_id: int
@@ -39,6 +42,7 @@ class MountEntry(NamedTuple):
     mountpoint: bytes
     fstype: bytes
     source: bytes
+    user: int | None
 
     @property
     def is_symfuse(self) -> bool:
@@ -64,7 +68,13 @@ def _entry(line: bytes) -> MountEntry:
         mountpoint=_unescape(fields[4]),
         fstype=_unescape(fields[separator + 1]),
         source=_unescape(fields[separator + 2]),
+        user=_user(fields[separator + 3]),
     )
+
+
+def _user(options: bytes) -> int | None:
+    found = re.search(rb"(?:^|,)user_id=(\d+)", options)
+    return int(found[1]) if found else None
 
 
 def _unescape(text: bytes) -> bytes:

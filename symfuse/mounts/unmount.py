@@ -68,6 +68,8 @@ def clear_dead(mountpoint: bytes) -> bool:
 
 def _unmount(mount: MountEntry, *, lazy: bool) -> None:
     name = os.fsdecode(mount.mountpoint)
+    if os.geteuid() not in (0, mount.user):
+        raise MountpointError(f"{name} was mounted by another user", "unmount it as that user or as root")
     try:
         kernelmount.unmount(mount.mountpoint, lazy=lazy)
     except OSError as error:
