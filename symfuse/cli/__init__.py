@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return failed or error.status
     except BrokenPipeError:  # whoever read our output has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitStatus.OK
+        return ExitStatus.INTERNAL  # as click has it
     except Exception as error:
         if os.environ.get("SYMFUSE_DEBUG"):
             traceback.print_exc()

@@ -45,6 +45,8 @@ def _announce(wanted: MountRequest, frozen: Message) -> None:
         say(frozen_line(frozen))
         for line in hidden_lines(frozen):
             say(f"  {line}")
+        if frozen["error"]:
+            complain(frozen["error"])
 
 
 def _serve_here(wanted: MountRequest) -> int:

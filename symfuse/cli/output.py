@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shlex
+from typing import TYPE_CHECKING
 
 import click
 
-from symfuse.control import Message
 from symfuse.mounts.visible import visible
 from symfuse.policy import Kind
+
+if TYPE_CHECKING:
+    from symfuse.control import Message
 
 
 def say(text: str) -> None:

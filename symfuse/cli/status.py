@@ -80,6 +80,8 @@ def _rows(status: Message) -> Iterator[tuple[str, str]]:
     yield "frozen", frozen_line(frozen) + ("" if frozen["complete"] else ", so far")
     for line in hidden_lines(frozen):
         yield "hidden", line
+    if frozen["error"]:
+        yield "error", frozen["error"]
     yield "requests", ", ".join(f"{name} {number:,}" for name, number in status["requests"].items()) or "none"
     yield "bytes read", f"{status['bytes_read']:,}"
     if status["log"]:

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import IO
@@ -55,6 +56,8 @@ class ServerProcess:
         try:
             self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
+            # It may have to serve for hours yet; when it ends, somebody must take note.
+            threading.Thread(target=self.process.wait, name="symfuse-reaper", daemon=True).start()
             return False
         return True
 

@@ -477,9 +477,8 @@ def test_run_inherits_stdin(fuse: None, clean: Path) -> None:
     ],
 )
 def test_run_exit_statuses(fuse: None, clean: Path, command: list[str], status: int) -> None:
-    before = mounts()
     assert MYSELF.symfuse("run", clean, "--", *command, check=False).returncode == status
-    assert mounts() == before
+    assert os.fsencode(clean) not in mounts().values()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,342 @@
+"""The parts of a mount's life that need no FUSE."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from symfuse.errors import DatasetRefused, FuseUnavailable, MountpointError, NotMounted, SourceError, UsageError
+from symfuse.mounts import holders, launch, preflight, serve, table, unmount
+from symfuse.mounts.request import MountRequest, absolute, kinds, request
+from symfuse.mounts.table import MountEntry
+from symfuse.mounts.visible import visible
+from symfuse.policy import PROBLEMS, Backend, DirLinks, DotEntries, Kind, Outside, Policy
+from symfuse.progress import Progress
+
+# -- table ------------------------------------------------------------------------------------------------------------
+
+MOUNTINFO = rb"""27 1 254:0 / / rw,relatime - ext4 /dev/vda rw,discard
+29 27 0:25 / /data rw shared:7 master:3 - tmpfs tmpfs rw
+36 27 0:39 / /mnt/a\040b ro,nosuid - fuse.symfuse /data/x\134y\012z ro,user_id=1000,group_id=100
+37 27 0:39 /cat /mnt/part ro - fuse.symfuse /data/x ro,user_id=0,group_id=0
+"""
+
+
+def test_mountinfo_is_read_with_its_escapes_and_optional_fields() -> None:
+    root, data, view, part = table.parse(MOUNTINFO)
+    assert root.mountpoint == b"/"
+    assert root.user is None
+    assert (data.fstype, data.source) == (b"tmpfs", b"tmpfs")
+    assert view == MountEntry(36, 27, os.makedev(0, 39), b"/", b"/mnt/a b", b"fuse.symfuse", b"/data/x\\y\nz", 1000)
+    assert view.is_symfuse
+    assert not part.is_symfuse, "a bind mount of a part is nothing to unmount or ask"
+
+
+def test_the_mounts_of_this_machine_can_be_read() -> None:
+    mount = table.covering(b"/proc/self")
+    assert mount is not None
+    assert mount.fstype == b"proc"
+    assert mount.device == os.stat("/proc").st_dev
+
+
+def entry(mount_id: int, parent_id: int, mountpoint: bytes) -> MountEntry:
+    return MountEntry(mount_id, parent_id, 0, b"/", mountpoint, b"ext4", b"disk", None)
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        (b"/", 1),
+        (b"/mnt", 1),
+        (b"/mnt/ab", 1),
+        (b"/mnt/a", 3),
+        (b"/mnt/a/x/y", 3),
+        (b"/over", 5),
+        (b"/over/below", 5),
+        (b"/over/below/x", 5),
+        (b"/home/x", 6),
+    ],
+)
+def test_the_mount_a_path_lies_on(path: bytes, expected: int) -> None:
+    entries = [
+        entry(1, 0, b"/"),
+        entry(2, 1, b"/mnt/a"),
+        entry(3, 2, b"/mnt/a"),  # on top of 2
+        entry(4, 1, b"/over/below"),
+        entry(5, 1, b"/over"),  # hides 4
+        entry(6, 1, b"/home"),
+    ]
+    found = table.covering(path, entries)
+    assert found is not None
+    assert found.mount_id == expected
+
+
+def test_in_a_chroot_the_root_mount_may_be_missing() -> None:
+    found = table.covering(b"/mnt/x", [entry(8, 7, b"/mnt")])
+    assert found is not None
+    assert found.mount_id == 8
+    assert table.covering(b"/other", [entry(8, 7, b"/mnt")]) is None
+
+
+def test_a_question_without_an_answer_is_given_up() -> None:
+    never = threading.Event()
+    started_s = time.monotonic()
+    with pytest.raises(TimeoutError):
+        table.patiently(never.wait, timeout_s=0.05)
+    assert time.monotonic() - started_s < 5
+    never.set()
+    assert table.patiently(lambda: "answer") == "answer"
+    with pytest.raises(ZeroDivisionError):
+        table.patiently(lambda: 1 / 0)
+
+
+# -- request ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_request_survives_the_pipe() -> None:
+    asked = MountRequest(
+        source=b"/data/\xff\n",
+        mountpoint=b"/mnt/\xc3\xa9,\\",
+        policy=Policy(
+            outside=Outside.HIDE,
+            dir_links=DirLinks.HIDE,
+            dot_entries=DotEntries.SHOW,
+            allow_roots=(b"/srv/\xfe", b"/x"),
+            fail_on=frozenset({Kind.LOOP, Kind.CYCLE}),
+        ),
+        backend=Backend.FUSEPY,
+        allow_other=True,
+        eager=True,
+        remove_mountpoint=True,
+        log="/var/log/x",
+    )
+    line = asked.to_json()
+    assert line.count(b"\n") == 1
+    assert MountRequest.from_json(line) == asked
+    assert MountRequest.from_json(MountRequest(source=b"/", mountpoint=b"/m").to_json()).policy == Policy()
+
+
+def test_paths_become_absolute_and_the_mountpoint_real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "real").mkdir()
+    (tmp_path / "alias").symlink_to("real")
+    made = request("alias/", "alias", allow_root="alias")
+    assert made.source == os.fsencode(tmp_path / "alias"), "the dataset keeps the name the user gave it"
+    assert made.mountpoint == os.fsencode(tmp_path / "real")
+    assert made.policy.allow_roots == (os.fsencode(tmp_path / "real"),)
+
+
+def test_dot_dot_is_resolved_as_the_kernel_does(tmp_path: Path) -> None:
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "alias").symlink_to("a/b")
+    assert absolute(tmp_path / "alias/../b") == os.fsencode(tmp_path / "a/b")
+    assert absolute(b"//x/./y//") == b"/x/y"
+
+
+@pytest.mark.parametrize("words", ["any", {"any"}, ["any", "loop"]])
+def test_any_is_every_problem_and_no_choice(words: str) -> None:
+    assert kinds(words) == PROBLEMS
+    assert Kind.DOT_ENTRY not in kinds(words)
+
+
+def test_words_that_are_no_choice_are_refused_with_the_choices() -> None:
+    for options in ({"fail_on": "ugly"}, {"backend": "ugly"}, {"outside": "ugly"}, {"dot_entries": "ugly"}):
+        with pytest.raises(UsageError, match=r"'ugly': choose from \w+"):
+            request("/", "/m", **options)  # type: ignore[arg-type]
+
+
+def test_outside_follow_with_allow_other_names_the_way_out() -> None:
+    with pytest.raises(UsageError, match="--allow-root"):
+        request("/", "/m", allow_other=True, outside="follow")
+    assert request("/", "/m", allow_other=True).policy.outside is Outside.FOLLOW
+
+
+# -- preflight --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    (tmp_path / "dataset/class").mkdir(parents=True)
+    return tmp_path / "dataset"
+
+
+def refusal(mountpoint: Path, dataset: Path) -> str:
+    with pytest.raises(MountpointError) as refused:
+        preflight.check_mountpoint(os.path.realpath(os.fsencode(mountpoint)), os.fsencode(dataset))
+    assert refused.value.cure
+    return refused.value.cause
+
+
+def test_mountpoints_that_are_refused(dataset: Path, tmp_path: Path) -> None:
+    assert "does not exist" in refusal(tmp_path / "nowhere", dataset)
+    (tmp_path / "file").touch()
+    assert "not a directory" in refusal(tmp_path / "file", dataset)
+    assert "Not a directory" in refusal(tmp_path / "file/below", dataset)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/x").touch()
+    assert "not empty" in refusal(tmp_path / "full", dataset)
+
+
+def test_mountpoints_entangled_with_the_dataset(dataset: Path, tmp_path: Path) -> None:
+    assert "is the dataset itself" in refusal(dataset, dataset)
+    assert "is inside the dataset" in refusal(dataset / "class", dataset)
+    assert "contains the dataset" in refusal(tmp_path, dataset)
+    assert "contains the dataset" in refusal(Path("/"), dataset)
+    (tmp_path / "alias").symlink_to(dataset)
+    assert "is the dataset itself" in refusal(tmp_path / "alias", dataset)
+    assert "is inside the dataset" in refusal(tmp_path / "alias/class", dataset)
+    assert "is inside the dataset" in refusal(dataset / "class", tmp_path / "alias")
+    (tmp_path / "other").mkdir()
+    preflight.check_mountpoint(os.fsencode(tmp_path / "other"), os.fsencode(dataset))
+    (tmp_path / "dataset2").mkdir()
+    preflight.check_mountpoint(os.fsencode(tmp_path / "dataset2"), os.fsencode(dataset))
+
+
+def test_sources_that_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for name, cause in (("nowhere", "does not exist"), ("file", "not a directory"), ("file/x", "Not a directory")):
+        with pytest.raises(SourceError, match=cause):
+            preflight.check_source(os.fsencode(tmp_path / name))
+
+
+def no_device(monkeypatch: pytest.MonkeyPatch, device: Path) -> None:
+    monkeypatch.setattr("symfuse.fuse.kernelmount.DEVICE", str(device))
+
+
+def test_without_the_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    no_device(monkeypatch, tmp_path / "fuse")
+    with pytest.raises(FuseUnavailable, match=r"modprobe fuse.*--device /dev/fuse"):
+        preflight.check_fuse(Backend.KERNEL, allow_other=False)
+
+
+@pytest.fixture
+def ordinary(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """As an ordinary user with a usable device sees it; returns a directory that is all of PATH."""
+    (tmp_path / "device").touch()
+    (tmp_path / "bin").mkdir()
+    no_device(monkeypatch, tmp_path / "device")
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setenv("FUSE_LIBRARY_PATH", "libfuse.so.2")
+    return tmp_path / "bin"
+
+
+@pytest.mark.parametrize(("backend", "helper"), [(Backend.KERNEL, "fusermount3"), (Backend.FUSEPY, "fusermount")])
+def test_without_the_helper(ordinary: Path, backend: Backend, helper: str) -> None:
+    with pytest.raises(FuseUnavailable, match=f"^{helper} is not installed.*fuse3"):
+        preflight.check_fuse(backend, allow_other=False)
+    (ordinary / helper).touch(mode=0o755)
+    with pytest.raises(FuseUnavailable, match="not setuid root"):
+        preflight.check_fuse(backend, allow_other=False)
+
+
+def test_allow_other_needs_the_administrators_word(
+    ordinary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "_check_helper", lambda _backend: None)
+    monkeypatch.setattr(preflight, "FUSE_CONF", str(tmp_path / "fuse.conf"))
+    for text in (None, "", "#user_allow_other\n", "user_allow_others\n"):
+        if text is not None:
+            (tmp_path / "fuse.conf").write_text(text)
+        with pytest.raises(FuseUnavailable, match="user_allow_other"):
+            preflight.check_fuse(Backend.KERNEL, allow_other=True)
+    (tmp_path / "fuse.conf").write_text("# yes\n  user_allow_other  \n")
+    preflight.check_fuse(Backend.KERNEL, allow_other=True)
+
+
+def test_without_libfuse(ordinary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FUSE_LIBRARY_PATH")
+    monkeypatch.setattr(preflight, "find_library", lambda _name: None)
+    with pytest.raises(FuseUnavailable, match="libfuse2"):
+        preflight.check_fuse(Backend.FUSEPY, allow_other=False)
+
+
+def test_a_sticky_directory_of_somebody_elses(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777 | stat.S_ISVTX)
+    monkeypatch.setattr("os.geteuid", lambda: os.stat(shared).st_uid + 1)
+    monkeypatch.setattr("os.getuid", lambda: os.stat(shared).st_uid + 1)
+    assert "belongs to somebody else" in refusal(shared, dataset)
+
+
+# -- serving, launching, unmounting -----------------------------------------------------------------------------------
+
+
+def test_a_refusal_counts_and_gives_an_example_of_each_kind() -> None:
+    progress = Progress()
+    progress.note(Kind.DANGLING, b"a/x")
+    progress.note(Kind.DANGLING, b"a/y")
+    progress.note(Kind.LOOP, b"new\nline")
+    progress.note(Kind.DOT_ENTRY, b".git")
+    with pytest.raises(DatasetRefused) as refused:
+        serve.refuse(progress, PROBLEMS)
+    assert refused.value.cause == r"the dataset has 2 dangling (a/x, …), 1 loop (new\nline)"
+    serve.refuse(progress, frozenset({Kind.CYCLE}))
+
+
+def test_the_log_falls_back_where_the_home_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = MountRequest(source=b"/data", mountpoint=b"/mnt/-rf \n" + b"x" * 300)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    file, noted = launch._open_log(asked)
+    with file:
+        assert noted.log is not None
+        assert noted.log.startswith(str(tmp_path / "state"))
+        assert stat.S_IMODE(os.stat(noted.log).st_mode) == 0o600
+
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    file, noted = launch._open_log(asked)
+    with file:
+        assert noted.log is not None
+        assert os.path.dirname(noted.log) == str(tmp_path)
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "file"))
+    file, noted = launch._open_log(asked)
+    with file:
+        assert noted.log is None
+        file.write(b"Traceback\n  there\nValueError: what it died of\n\n")
+        assert launch._last_line(file) == "ValueError: what it died of"
+
+
+def test_holders_are_found_by_mount_and_not_by_path(tmp_path: Path) -> None:
+    mount = table.covering(os.path.realpath(os.fsencode(tmp_path)))
+    assert mount is not None
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, cwd=tmp_path) as child:
+        found = {holder.pid: holder for holder in holders.holders(mount)}
+        assert found[child.pid].how == "working directory"
+        assert f"(process {child.pid}, working directory)" in str(found[child.pid])
+        elsewhere = {holder.pid for holder in holders.holders(mount._replace(mount_id=-1, device=os.makedev(999, 999)))}
+        assert child.pid not in elsewhere
+        child.kill()
+
+
+def test_unmounting_what_is_no_mount_of_ours(tmp_path: Path) -> None:
+    with pytest.raises(NotMounted, match="nothing is mounted"):
+        unmount.unmount(os.fsencode(tmp_path))
+    with pytest.raises(NotMounted, match=r"no symfuse mount but proc.*use umount"):
+        unmount.unmount(b"/proc")
+    assert not unmount.clear_dead(os.fsencode(tmp_path))
+    assert not unmount.clear_dead(b"/proc")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain Ünïcode 猫 🐈", "plain Ünïcode 猫 🐈"),
+        ("a\nb\tc\x1b[0m", r"a\nb\tc\x1b[0m"),
+        (os.fsdecode(b"\xff"), r"\xff"),
+        ("\u2028\u202e\ud800", r"\u2028\u202e\ud800"),
+    ],
+)
+def test_names_are_shown_on_one_line(text: str, shown: str) -> None:
+    assert visible(text) == shown
+    visible(text).encode()
