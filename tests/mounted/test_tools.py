@@ -94,7 +94,8 @@ def test_rsync_sees_nothing_to_do_against_the_copy(mess: Mess, request: pytest.F
     MYSELF.run("rsync", "-rtH", f"{mess.path}/", f"{tmp_path / 'copy'}/")
     said = MYSELF.run("rsync", "-n", "-rtHi", "--delete", "--checksum", f"{mess.path}/", f"{tmp_path / 'copy'}/")
     assert said.stdout == ""
-    (tmp_path / "copy/train/cat/real.png").write_bytes(b"unreal")
+    (tmp_path / "copy/train/cat").chmod(0o700)
+    (tmp_path / "copy/train/cat/real.png").unlink()
     said = MYSELF.run("rsync", "-n", "-rtHi", "--checksum", f"{mess.path}/", f"{tmp_path / 'copy'}/")
     assert "real.png" in said.stdout
 

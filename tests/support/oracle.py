@@ -107,7 +107,11 @@ def fingerprint(root: Path) -> dict[bytes, tuple[object, ...]]:
     """
     found: dict[bytes, tuple[object, ...]] = {}
     for path in [os.fsencode(root), *walk(root)]:
-        status = os.lstat(path)
+        try:
+            status = os.lstat(path)
+        except PermissionError:  # in a directory that may be listed but not entered
+            found[path] = ()
+            continue
         fixed = (status.st_mode, status.st_uid, status.st_gid, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         if stat.S_ISREG(status.st_mode):
             # A hole of gigabytes is not worth hashing, nor can we hash what we may not read: size and times are above.
