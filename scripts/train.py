@@ -27,7 +27,7 @@ def main() -> None:
     tf.config.experimental.enable_op_determinism()
     training, validation = generators(options)
     if not training.samples or not validation.samples:
-        sys.exit(f"train.py: no images for training or for validation in {options.directory}")
+        sys.exit(f"train.py: too few images in {options.directory}: a class needs five, or train/ and val/ one each")
     model = network(options, classes=training.num_classes)
     fitted = model.fit(training, validation_data=validation, epochs=options.epochs, verbose=2)
     accuracy = fitted.history["val_accuracy"][-1]
