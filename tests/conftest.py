@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import gc
 import os
 import shutil
@@ -13,7 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from ctypes.util import find_library
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import IO, NoReturn, Protocol
 
 import pytest
 
@@ -142,14 +143,29 @@ def _mounts(backend: str, directory: Path) -> Iterator[MountMaker]:
 
 @pytest.fixture(scope="session")
 def open_device(fuse: None) -> Iterator[None]:
-    """/dev/fuse is usable by everybody, as udev makes it on a desktop."""
-    before = stat.S_IMODE(os.stat("/dev/fuse").st_mode)
-    if os.geteuid() != 0 or before & 0o666 == 0o666:
+    """/dev/fuse is usable by everybody, as udev makes it on a desktop; the last of several runs puts it back."""
+    if os.geteuid() != 0:
         yield
         return
-    os.chmod("/dev/fuse", 0o666)
-    yield
-    os.chmod("/dev/fuse", before)
+    with open("/run/symfuse-tests.lock", "a+", encoding="ascii") as lock:
+        if _alone(lock):
+            lock.truncate(0)
+            lock.write(f"{stat.S_IMODE(os.stat('/dev/fuse').st_mode):o}")
+            lock.flush()
+        os.chmod("/dev/fuse", 0o666)
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        yield
+        if _alone(lock):
+            lock.seek(0)
+            os.chmod("/dev/fuse", int(lock.read(), 8))
+
+
+def _alone(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @pytest.fixture
@@ -162,6 +178,7 @@ def homes() -> Iterator[list[Path]]:
     for home in made:
         for directory, _, _ in os.walk(home):
             os.chmod(directory, 0o700)
+        MYSELF.run("chmod", "-R", "u+rwX", home)  # tests close directories, also to whoever runs them
         shutil.rmtree(home)
     assert not left, f"mounts left behind: {left}"
 
