@@ -176,8 +176,6 @@ def homes() -> Iterator[list[Path]]:
     left = [path for path in mounting.mounts() if path.startswith(tuple(os.fsencode(home) for home in made))]
     mounting.clear(left)
     for home in made:
-        for directory, _, _ in os.walk(home):
-            os.chmod(directory, 0o700)
         MYSELF.run("chmod", "-R", "u+rwX", home)  # tests close directories, also to whoever runs them
         shutil.rmtree(home)
     assert not left, f"mounts left behind: {left}"
