@@ -13,7 +13,9 @@ Invariants (`View.check` asserts them):
 
 from __future__ import annotations
 
+import bisect
 import errno
+import hashlib
 import logging
 import os
 import stat
@@ -33,6 +35,8 @@ ROOT_INO = 1
 #: Inode numbers stay below 2**53, so that programs that keep them in a double (JSON) keep them apart.
 FIRST_INO = 2
 INO_SPACE = 1 << 53
+#: Those of directories too deep for that lie between INO_SPACE and this; st_ino has 64 bits, some programs' a sign.
+INO_END = 1 << 63
 PLACE_BITS = 32
 #: Directories reached through links may repeat sources already shown this often before the next is hidden: far more
 #: than datasets do, far less than a machine bears.
@@ -120,7 +124,7 @@ class View:
         self._shared: dict[tuple[int, int], Table] = {}  # tables of linked directories by source, under _lock
         self._sources_repeated: Counter[tuple[int, int]] = Counter()  # under _lock
         self._repeats = 0  # under _lock
-        self._spare_ino = INO_SPACE  # next number beyond the shares, under _lock
+        self._spare: list[tuple[int, int]] = []  # ranges beyond the shares, sorted (start, end), under _lock
         self._frozen = 0  # directories, under _lock
         self._progress = Progress()  # under _lock
         self._idle = source.IdleSources()
@@ -252,16 +256,32 @@ class View:
     def _number(self, directory: Directory, table: Table) -> tuple[int, list[range]]:
         """The entries' first inode number, and the range of each subdirectory.
 
-        A range too small for its entries is left alone, and numbers from beyond all ranges are used. These are unique,
-        too, but depend on what is listed first; it takes a tree of some 2**53 places to come to that.
+        A range too small for its entries (50 levels of two subdirectories each lead there, or 8 of 100) is left alone
+        for one beyond all shares.
         """
         numbers, count, heirs = directory.inos, len(table), len(table.subdirectories)
         if count > len(numbers):
-            first, self._spare_ino = self._spare_ino, self._spare_ino + count
-            return first, [range(0)] * heirs
+            return self._spare_numbers(directory, count), [range(0)] * heirs
         share = (len(numbers) - count) // max(heirs, 1)
         start = numbers.start + count
         return numbers.start, [range(start + share * heir, start + share * (heir + 1)) for heir in range(heirs)]
+
+    def _spare_numbers(self, directory: Directory, count: int) -> int:
+        """The first of `count` numbers beyond all shares. Called with _lock held.
+
+        Where they begin is a hash of the directory's path, so it is the same at the next mount. That two directories
+        overlap is improbable, and made impossible: the later one moves behind the earlier.
+        """
+        digest = hashlib.blake2b(self._shown_path(directory), digest_size=8).digest()
+        start = INO_SPACE + int.from_bytes(digest, "little") % (INO_END - INO_SPACE - count)
+        index = bisect.bisect(self._spare, (start, start))
+        if index > 0 and self._spare[index - 1][1] > start:
+            start = self._spare[index - 1][1]
+        while index < len(self._spare) and self._spare[index][0] < start + count:
+            start = self._spare[index][1]
+            index += 1
+        self._spare.insert(index, (start, start + count))
+        return start
 
     def _refuse(self, parent: Directory, ino: int, trait: Trait) -> Kind | None:
         """Why a directory must not be shown below `parent`, if so. Called with _lock held."""

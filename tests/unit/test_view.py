@@ -154,12 +154,12 @@ def test_inode_numbers_do_not_depend_on_who_looks_first(mess: View, tmp_path: Pa
 
 def test_inode_numbers_are_stable_in_a_deep_tree_with_branches(tmp_path: Path) -> None:
     literal: dict[Name, Entry] = {"file": b""}
-    for _ in range(40):
+    for _ in range(70):  # the shares of inode numbers run out after some 52
         literal = {"down": literal, "beside": {"file": b""}, "file": b""}
     root = tree(tmp_path / "dataset", literal)
     first, second, third = opened(root), opened(root), opened(root)
     second.freeze_all()  # breadth first; a walk goes depth first
-    at(third, b"down/" * 40 + b"file")  # and this straight down
+    at(third, b"down/" * 70 + b"file")  # and this straight down
     expected = [(path, node.ino) for path, node in walk(first)]
     assert [(path, node.ino) for path, node in walk(second)] == expected
     assert [(path, node.ino) for path, node in walk(third)] == expected
@@ -181,6 +181,7 @@ def test_inode_numbers_stay_distinct_where_the_space_is_too_small(
 ) -> None:
     with tempfile.TemporaryDirectory() as scratch, pytest.MonkeyPatch.context() as patch:
         patch.setattr(view_module, "INO_SPACE", space + 2)
+        patch.setattr(view_module, "INO_END", space + 2 + 64)  # so that ranges by hash overlap
         view = opened(tree(Path(scratch) / "dataset", drawn))
         directories = [ROOT_NODEID]
         while directories:
