@@ -1,8 +1,20 @@
-"""`python -m symfuse` is `symfuse`."""
+"""`symfuse` and `python -m symfuse`: the one place where nothing is loaded yet that Ctrl-C could interrupt."""
 
+from __future__ import annotations
+
+import signal
 import sys
 
-from symfuse.cli import main
+
+def main() -> int:
+    """Load the command line and run it. Returns the exit status."""
+    # While modules load, Ctrl-C ends the process as it ends any program: without a word. Then Python's way again.
+    handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from symfuse.cli import main as command_line  # noqa: PLC0415 - after the line above, on purpose
+
+    signal.signal(signal.SIGINT, handler)
+    return command_line()
+
 
 if __name__ == "__main__":
     sys.exit(main())

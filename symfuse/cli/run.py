@@ -94,13 +94,18 @@ def _execute(command_line: Sequence[str], mountpoint: str, *, mask: set[signal.S
             setsigmask=mask,
             setsigdef=RESTORED,
         )
-    except FileNotFoundError:
-        complain(f"{words[0]}: there is no such command")
-        return ExitStatus.RUN_NOT_FOUND
     except OSError as error:
+        if isinstance(error, FileNotFoundError) or not _exists(words[0]):
+            complain(f"{words[0]}: there is no such command")
+            return ExitStatus.RUN_NOT_FOUND
         complain(f"{words[0]} cannot be run ({error.strerror})")
         return ExitStatus.RUN_NOT_EXECUTABLE
     return _wait(pid)
+
+
+def _exists(command: str) -> bool:
+    """False for a command that is nowhere in PATH: execvp(3) says EACCES for it where a directory of PATH is closed."""
+    return "/" in command or any(os.path.lexists(os.path.join(path, command)) for path in os.get_exec_path())
 
 
 def _wait(pid: int) -> int:
