@@ -8,7 +8,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 
-from symfuse.errors import MountBusy, NotMounted, SymfuseError
+from symfuse.errors import MountBusy, MountpointError, NotMounted, SymfuseError
 from symfuse.mounts import preflight, unmount
 from symfuse.mounts.launch import OnProgress, ServerProcess, launch
 from symfuse.mounts.request import MountRequest, Path, request
@@ -59,11 +59,15 @@ def mounted(
 
 @contextlib.contextmanager
 def place(at: Path | None) -> Iterator[Path]:
-    """Where to mount: as told, or in a temporary directory that is removed at the end."""
+    """Where to mount: as told, or in a temporary directory that is removed at the end. Errors: MountpointError."""
     if at is not None:
         yield at
         return
-    directory = tempfile.mkdtemp(prefix="symfuse-")
+    try:
+        directory = tempfile.mkdtemp(prefix="symfuse-")
+    except OSError as error:
+        cure = "name an empty directory with --at (in Python: at=), or set TMPDIR"
+        raise MountpointError(f"no temporary directory can be made for the mount ({error.strerror})", cure) from error
     owner = os.getpid()
     try:
         yield directory

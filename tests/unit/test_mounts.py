@@ -15,6 +15,7 @@ import pytest
 from symfuse.errors import DatasetRefused, FuseUnavailable, MountpointError, NotMounted, SourceError, UsageError
 from symfuse.mounts import holders, launch, preflight, serve, table, unmount
 from symfuse.mounts.request import MountRequest, absolute, kinds, request
+from symfuse.mounts.session import place
 from symfuse.mounts.table import MountEntry
 from symfuse.mounts.visible import visible
 from symfuse.policy import PROBLEMS, Backend, DirLinks, DotEntries, Kind, Outside, Policy
@@ -340,3 +341,14 @@ def test_unmounting_what_is_no_mount_of_ours(tmp_path: Path) -> None:
 def test_names_are_shown_on_one_line(text: str, shown: str) -> None:
     assert visible(text) == shown
     visible(text).encode()
+
+
+# -- session -----------------------------------------------------------------------------------------------------------
+
+
+def test_no_place_for_a_temporary_mountpoint_is_said_with_the_cure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(MountpointError, match="--at"), place(None):
+        raise AssertionError("there is no place")
