@@ -8,6 +8,7 @@ import fcntl
 import gc
 import os
 import shutil
+import signal
 import stat
 import sys
 import tempfile
@@ -63,6 +64,14 @@ def nothing_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
     grown = {fd: path for fd, path in mounting.open_files().items() if files_before.get(fd) != path}
     grown = {fd: path for fd, path in grown.items() if path == "/dev/fuse" or path.startswith(os.fsdecode(ours))}
     assert not grown, f"descriptors left open: {grown}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def signals_mean_what_they_do_at_a_terminal() -> None:
+    """A shell starts a job in the background with SIGINT and SIGQUIT ignored, and so would be all that we start."""
+    for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, default)
 
 
 @pytest.fixture(scope="session", autouse=True)
