@@ -27,7 +27,8 @@ NAME_MAX = 255
 MAX_REMEMBERED = 4096
 
 _READ_ONLY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-_GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
+#: ENXIO: a socket stands there now.
+_GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO})
 _DANGLING = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
 
 T = TypeVar("T")
@@ -95,7 +96,6 @@ class Dataset:
         self._remembered: dict[tuple[bytes, bytes], bytes] = {}
         self._uid = os.geteuid()
         self._groups = frozenset((os.getegid(), *os.getgroups()))
-        self._noatime = os.O_NOATIME
 
     def forbid_device(self, device: int) -> None:
         """Follow no link into this device: our own mount's, once it is there, wherever else it is bound to."""
@@ -134,7 +134,7 @@ class Dataset:
             self.callers.discard(thread)
 
     def _entry(self, directory: bytes, name: bytes, *, fd: int, is_link: bool) -> Entry:
-        problem = self._name_problem(name)
+        problem = self._name_problem(directory, name)
         if problem is not None:
             return Entry(name, None, problem)
         try:
@@ -147,10 +147,12 @@ class Dataset:
             return self._entry(directory, name, fd=fd, is_link=True)
         return Entry(name, status, self._problem(status, name, fd))
 
-    def _name_problem(self, name: bytes) -> Kind | None:
+    def _name_problem(self, directory: bytes, name: bytes) -> Kind | None:
         """Why an entry cannot be shown whatever it is, if so."""
         if self.policy.dot_entries is DotEntries.HIDE and name.startswith(b"."):
             return Kind.DOT_ENTRY
+        if _join(directory, name) == self._mountpoint:  # a link led to a directory that holds it
+            return Kind.RECURSIVE
         return Kind.UNREADABLE if len(name) > NAME_MAX else None
 
     def _linked_entry(self, directory: bytes, name: bytes, fd: int) -> Entry:
@@ -163,6 +165,8 @@ class Dataset:
 
     def _problem(self, status: os.stat_result, path: bytes, dir_fd: int | None) -> Kind | None:
         """Why a source that exists cannot be shown, if so."""
+        if status.st_dev == self._mount_device:
+            return Kind.RECURSIVE
         if stat.S_ISREG(status.st_mode):
             need = os.R_OK
         elif stat.S_ISDIR(status.st_mode):
@@ -226,9 +230,23 @@ class Dataset:
                     continue
             if status.st_dev == self._mount_device:
                 raise Unresolvable(Kind.RECURSIVE)
-            if self._allowed is not None and not _with_slash(path).startswith(self._allowed):
+            return Target(path, status if self._allowed is None else self._confined(path, self._allowed))
+
+    def _confined(self, path: bytes, allowed: tuple[bytes, ...]) -> os.stat_result:
+        """The attributes of what really lies at `path`, if that is in an allowed directory.
+
+        Path and attributes are those of one descriptor: whoever may write to the dataset can put a link in the place of
+        a directory that the resolver has passed, or remembers. Errors: Unresolvable, OSError.
+        """
+        if not _with_slash(path).startswith(allowed):
+            raise Unresolvable(Kind.OUTSIDE)
+        fd = _at(os.open, path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            if not _with_slash(os.readlink(b"/proc/self/fd/%d" % fd)).startswith(allowed):
                 raise Unresolvable(Kind.OUTSIDE)
-            return Target(path, status)
+            return os.fstat(fd)
+        finally:
+            os.close(fd)
 
     def _remembered_directory(self, start: bytes, text: bytes, hops: list[Hop]) -> bytes:
         """`_real_directory`, remembering what it found: links of one directory lead to few others."""
@@ -303,12 +321,11 @@ class Dataset:
     def _open(self, path: bytes, flags: int) -> int:
         """open(2) that leaves no access time behind where the user may ask for that."""
         try:
-            return _at(os.open, path, flags | self._noatime)
+            return _at(os.open, path, flags | os.O_NOATIME)
         except PermissionError as error:
-            if error.errno != errno.EPERM or not self._noatime:
+            if error.errno != errno.EPERM:
                 raise
-            self._noatime = 0  # somebody else's files: O_NOATIME is for owners
-            return _at(os.open, path, flags)
+            return _at(os.open, path, flags)  # somebody else's file: O_NOATIME is for owners
 
 
 def _real_root(root: bytes) -> bytes:

@@ -131,6 +131,16 @@ def test_links_into_the_mountpoint_are_hidden_and_do_not_hang(symfuse_mount: Mou
     assert mount.status()["frozen"]["hidden"] == {"recursive": 7}
 
 
+def test_a_linked_directory_that_holds_the_mountpoint_does_not_show_the_view_in_itself(
+    symfuse_mount: MountMaker, tmp_path: Path
+) -> None:
+    tree(tmp_path / "other", {"mnt": {}, "file": b"1"})
+    dataset = tree(tmp_path / "dataset", {"link": link("../other")})
+    mount = symfuse_mount(dataset, "--eager", at=tmp_path / "other/mnt")
+    assert sorted(seen(mount.path)) == [b"link", b"link/file"]
+    assert mount.status()["frozen"]["hidden"] == {"recursive": 1}
+
+
 @pytest.fixture
 def two_paths(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
     """One directory under two paths: what is mounted below the one appears below the other (shared propagation)."""

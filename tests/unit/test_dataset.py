@@ -165,6 +165,41 @@ def test_an_allowed_root_is_followed_into_whatever_leads_to_it(tmp_path: Path) -
     assert problems(root, policy, confined=True) == {b"a": None, b"b": None, b"c": Kind.OUTSIDE}
 
 
+def test_a_directory_that_gives_way_to_a_link_opens_no_way_out(tmp_path: Path) -> None:
+    tree(tmp_path, {"secret": {"s": b"secret"}})
+    root = tree(
+        tmp_path / "dataset",
+        {"sub": {"f": b""}, "one": {"a": link("{}/dataset/sub/f")}, "two": {"b": link("{}/dataset/sub/s")}},
+    )
+    for name in ("one/a", "two/b"):
+        text = os.readlink(root / name).format(tmp_path.resolve())
+        (root / name).unlink()
+        (root / name).symlink_to(text)
+    dataset = opened(root, confined=True)
+
+    def listed(name: str) -> dict[bytes, Kind | None]:
+        path = root.resolve() / name
+        found = dataset.entries(os.fsencode(path), dev=path.stat().st_dev, ino=path.stat().st_ino)
+        return {entry.name: entry.problem for entry in found}
+
+    assert listed("one") == {b"a": None}  # `dataset/sub` is remembered as a directory without links
+    (root / "sub").rename(root / "aside")
+    (root / "sub").symlink_to(tmp_path / "secret")
+    assert listed("two") == {b"b": Kind.OUTSIDE}
+
+
+def test_the_mountpoint_in_a_linked_directory_is_hidden(tmp_path: Path) -> None:
+    other = tree(tmp_path / "other", {"mnt": {}, "file": b""}).resolve()
+    root = tree(tmp_path / "dataset", {})
+    dataset = Dataset(os.fsencode(root), Policy(), mountpoint=os.fsencode(other / "mnt"))
+    status = other.stat()
+    found = dataset.entries(os.fsencode(other), dev=status.st_dev, ino=status.st_ino)
+    assert {entry.name: entry.problem for entry in found} == {b"file": None, b"mnt": Kind.RECURSIVE}
+    dataset.forbid_device(status.st_dev)
+    found = dataset.entries(os.fsencode(other), dev=status.st_dev, ino=status.st_ino)
+    assert {entry.problem for entry in found} == {Kind.RECURSIVE}, "whatever name the mount goes by"
+
+
 def test_a_link_into_the_mountpoint_is_never_walked(tmp_path: Path) -> None:
     mountpoint = tmp_path.resolve() / "mnt"
     tree(mountpoint, {"a": b""})
@@ -265,6 +300,24 @@ def test_a_source_that_is_gone_or_became_a_link_is_stale(tmp_path: Path, change:
 
 
 @pytest.mark.timeout(10)
+def test_access_times_are_spared_after_a_file_of_somebody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tree(tmp_path / "dataset", {"mine": b"", "theirs": b""})
+    dataset = opened(root)
+    real_open, spared = os.open, []
+
+    def pretend(path: bytes, flags: int) -> int:
+        if flags & os.O_NOATIME:
+            if path.endswith(b"theirs"):
+                raise PermissionError(errno.EPERM, "O_NOATIME is for owners")
+            spared.append(os.path.basename(path))
+        return real_open(path, flags)
+
+    monkeypatch.setattr(os, "open", pretend)
+    for name in (b"theirs", b"mine"):
+        os.close(dataset.open(dataset.root, name, is_link=False))
+    assert spared == [b"mine"]
+
+
 def test_a_source_that_became_a_fifo_does_not_hang_and_is_stale(tmp_path: Path) -> None:
     root = tree(tmp_path / "dataset", {"a": b"content"})
     identity = Identity.of((root / "a").stat())
