@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from symfuse.errors import NotMounted
+from symfuse.errors import NotMounted, UsageError
 from symfuse.explain import explain
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Control:
         if uid not in (0, self._uid):
             raise OSError(errno.EACCES, "only root and the mount's owner may ask")
         if command == STATUS:
-            return _fit(self.status())
+            return _fit_status(self.status())
         try:
             path = os.fsencode(decode(payload)["path"])
         except (ValueError, KeyError, TypeError) as error:
@@ -109,6 +109,14 @@ class Control:
         }
 
 
+def _fit_status(status: Message) -> bytes:
+    """With as many examples of hidden entries as there is room for: paths may be long, the rest must get through."""
+    examples: list[list[str]] = list(status["frozen"]["examples"].values())
+    while any(examples) and len(encode(status)) > BUFFER_BYTES:
+        max(examples, key=lambda paths: sum(map(len, paths))).pop()
+    return _fit(status)
+
+
 def _fit(message: Message) -> bytes:
     reply = encode(message)
     if len(reply) > BUFFER_BYTES:
@@ -120,9 +128,11 @@ def ask(mountpoint: bytes, command: int, **question: str) -> Message:
     """The client's side: one question to the mount at `mountpoint`, answered by its server.
 
     Errors: NotMounted when no symfuse server answers there (nothing mounted, another filesystem, a dead server);
-    PermissionError when the mount is another user's.
+    PermissionError when the mount is another user's; UsageError when the question is too long to be asked.
     """
     buffer = bytearray(encode(question))
+    if len(buffer) > BUFFER_BYTES:
+        raise UsageError("the path is too long for a mount to be asked about")
     buffer.extend(bytes(BUFFER_BYTES - len(buffer)))
     try:
         fd = os.open(mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -134,4 +144,7 @@ def ask(mountpoint: bytes, command: int, **question: str) -> Message:
         raise
     except OSError as error:
         raise NotMounted(f"no symfuse server answers at {os.fsdecode(mountpoint)} ({error.strerror})") from error
-    return decode(buffer)
+    try:
+        return decode(buffer)
+    except ValueError as error:
+        raise NotMounted(f"what answers at {os.fsdecode(mountpoint)} is no symfuse server") from error

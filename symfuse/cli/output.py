@@ -53,7 +53,7 @@ def hidden_lines(frozen: Message) -> list[str]:
     hidden: dict[str, int] = frozen["hidden"]
     examples: dict[str, list[str]] = frozen["examples"]
     return [
-        f"{number:,} {kind} ({Kind(kind).meaning}): {', '.join(examples[kind])}"
-        + (", …" if number > len(examples[kind]) else "")
+        f"{number:,} {kind} ({Kind(kind).meaning}): "
+        + ", ".join([*examples[kind], "…"] if number > len(examples[kind]) else examples[kind])
         for kind, number in hidden.items()
     ]

@@ -92,5 +92,6 @@ def _what_is_wrong(state: str) -> str:
     return {
         State.DEAD: "dead: its server ended without unmounting; clear it with symfuse umount",
         State.SILENT: "silent: its server does not answer",
+        live.HIDDEN: "hidden: another mount lies over it; unmount that first",
         live.PRIVATE: "another user's: only they may ask",
     }.get(state, state)

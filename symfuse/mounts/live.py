@@ -12,20 +12,32 @@ from symfuse.mounts.table import MountEntry, State
 
 #: The state of a mount whose server talks to nobody but its own user.
 PRIVATE = "private"
+#: The state of a mount that no path leads to: another one lies over it, or over a directory above it.
+HIDDEN = "hidden"
 
 
 def status(mount: MountEntry) -> Message:
     """The mount's state, source and mountpoint, and whatever more its server tells (`Control.status`)."""
+    if _is_hidden(mount):
+        return _known(mount, HIDDEN)
     state = table.state(mount.mountpoint)
     told: Message = {}
     if state is State.ALIVE:
         try:
-            told = control.ask(mount.mountpoint, control.STATUS)
+            told = table.patiently(lambda: control.ask(mount.mountpoint, control.STATUS))
         except PermissionError:
             return _known(mount, PRIVATE)
+        except TimeoutError:
+            state = State.SILENT
         except NotMounted:  # it ended while we asked
             state = State.DEAD
     return told | _known(mount, state)
+
+
+def _is_hidden(mount: MountEntry) -> bool:
+    """What is asked at its mountpoint would be asked of another mount."""
+    found = table.at(mount.mountpoint)
+    return found is None or found.mount_id != mount.mount_id
 
 
 def _known(mount: MountEntry, state: str) -> Message:
@@ -40,7 +52,7 @@ def serving(path: bytes) -> MountEntry | None:
     """A live mount of the dataset that a path lies in; of several nested ones, the innermost."""
     candidates = [mount for mount in table.symfuse_mounts() if _holds(mount.source, path)]
     for mount in sorted(candidates, key=lambda mount: len(mount.source), reverse=True):
-        if table.state(mount.mountpoint) is State.ALIVE:
+        if not _is_hidden(mount) and table.state(mount.mountpoint) is State.ALIVE:
             return mount
     return None
 

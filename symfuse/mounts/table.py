@@ -52,7 +52,7 @@ class MountEntry(NamedTuple):
 
 def parse(mountinfo: bytes) -> list[MountEntry]:
     """The mounts in the order they were made."""
-    return [_entry(line) for line in mountinfo.splitlines()]
+    return [_entry(line) for line in mountinfo.split(b"\n") if line]  # a carriage return is not escaped
 
 
 def _entry(line: bytes) -> MountEntry:

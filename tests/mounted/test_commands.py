@@ -23,6 +23,7 @@ from tests.support.trees import Name, link, tree
 
 HOSTILE_NAMES: list[Name] = [
     "two\nlines",
+    "carriage\rreturn",
     "a,b",
     "back\\slash",
     "-rf",
@@ -353,6 +354,23 @@ def test_a_dead_mount_stays_and_is_told(symfuse_mount: MountMaker, clean: Path) 
     why = MYSELF.symfuse("why", mount.path / "cat", check=False)
     assert why.returncode == ExitStatus.NOT_MOUNTED
     MYSELF.symfuse("umount", mount.path)
+
+
+def test_a_mount_that_another_hides_is_told_and_disturbs_no_other(
+    symfuse_mount: MountMaker, clean: Path, tmp_path: Path
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount over a directory")
+    (tmp_path / "above").mkdir()
+    mount = symfuse_mount(clean, at=tmp_path / "above/mnt")
+    subprocess.run(["mount", "-t", "tmpfs", "none", tmp_path / "above"], check=True)
+    try:
+        statuses = json.loads(MYSELF.symfuse("status", "--json").stdout)
+        assert [status["state"] for status in statuses if status["mountpoint"] == str(mount.path)] == ["hidden"]
+        assert MYSELF.symfuse("why", clean / "cat/2.jpg").returncode == ExitStatus.OK
+    finally:
+        subprocess.run(["umount", tmp_path / "above"], check=True)
+    assert mount.status()["state"] == "alive"
 
 
 def test_the_next_mount_clears_a_dead_one_and_says_so(symfuse_mount: MountMaker, clean: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from symfuse.control import BUFFER_BYTES, STATUS, WHY, Control, ask, decode, encode
 from symfuse.counters import Counters
 from symfuse.dataset import Dataset
-from symfuse.errors import NotMounted
+from symfuse.errors import NotMounted, UsageError
 from symfuse.policy import Policy
 from symfuse.view import View
 from tests.support.trees import link, tree
@@ -101,3 +101,34 @@ def test_asking_where_nothing_of_ours_is_mounted_says_so(tmp_path: Path) -> None
         ask(os.fsencode(tmp_path), STATUS)
     with pytest.raises(NotMounted):
         ask(os.fsencode(tmp_path / "none"), STATUS)
+
+
+def test_a_status_with_long_paths_loses_examples_and_nothing_else(tmp_path: Path) -> None:
+    root = tmp_path / "dataset"
+    for branch in "abcde":
+        deep = root.joinpath(*[branch * 250] * 14)
+        deep.mkdir(parents=True)
+        (deep / "gone").symlink_to("nowhere")
+    view = View(Dataset(os.fsencode(root), Policy()))
+    view.freeze_all()
+    control = Control(view, Counters(), backend="kernel", source=b"/dataset", mountpoint=b"/mnt")
+    status = decode(control.answer(STATUS, b"", uid=US))
+    view.close()
+    assert status["pid"] == os.getpid()
+    assert status["frozen"]["hidden"] == {"dangling": 5}
+    assert 0 < len(status["frozen"]["examples"]["dangling"]) < 5
+
+
+def test_a_question_that_is_too_long_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="too long"):
+        ask(os.fsencode(tmp_path), WHY, path="\x01" * 4000)
+
+
+def test_what_is_no_answer_of_ours_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def junk(_fd: int, _command: int, buffer: bytearray) -> int:
+        buffer[:] = b"junk".ljust(len(buffer), b"\0")
+        return 0
+
+    monkeypatch.setattr("fcntl.ioctl", junk)
+    with pytest.raises(NotMounted, match="no symfuse server"):
+        ask(os.fsencode(tmp_path), STATUS)

@@ -30,6 +30,11 @@ MOUNTINFO = rb"""27 1 254:0 / / rw,relatime - ext4 /dev/vda rw,discard
 """
 
 
+def test_a_carriage_return_in_a_name_ends_no_line_of_mountinfo() -> None:
+    (found,) = table.parse(b"36 27 0:39 / /mnt/a\rb ro - fuse.symfuse /data/x ro,user_id=0\n")
+    assert found.mountpoint == b"/mnt/a\rb"
+
+
 def test_mountinfo_is_read_with_its_escapes_and_optional_fields() -> None:
     root, data, view, part = table.parse(MOUNTINFO)
     assert root.mountpoint == b"/"
