@@ -55,7 +55,8 @@ class Door:
     that leads into our own mount is refused by whoever is at the door). When all threads are made and only one is left
     there, it puts the request on the bench and stays; whoever comes back takes it from there.
 
-    Invariant, under `_lock`: `_at_door` >= 1 from the first request to the last.
+    Invariant, under `_lock`: `_at_door` >= 1 from the first request to the last, unless the machine gives us no second
+    thread.
     """
 
     def __init__(self, fd: int, server: Server) -> None:
@@ -64,6 +65,7 @@ class Door:
         self._lock = threading.Lock()
         self._at_door = 1
         self._threads = 1
+        self._was_refused = False  # a thread, by the machine
         self._bench: deque[bytes] = deque()
         self._over = threading.Event()
 
@@ -95,11 +97,25 @@ class Door:
             if self._at_door > 1:
                 self._at_door -= 1
                 return True
-            if self._threads == MAX_THREADS:
+            if self._threads < MAX_THREADS and self._hire():
+                return True
+            if self._threads > 1:  # all others are away, and will come back
                 self._bench.append(request)
                 return False
-            self._threads += 1
-        threading.Thread(target=self._loop, name=f"door-{self._threads}", daemon=True).start()
+            self._at_door -= 1  # nobody else can be had: all that comes waits for this one request
+            return True
+
+    def _hire(self) -> bool:
+        """Make one more thread, which goes to the door; False when the machine has none left. Called with _lock."""
+        thread = threading.Thread(target=self._loop, name=f"door-{self._threads + 1}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            if not self._was_refused:
+                log.warning("served by %d threads, for there are no more: %s", self._threads, error)
+            self._was_refused = True
+            return False
+        self._threads += 1
         return True
 
     def _return(self) -> None:

@@ -106,7 +106,9 @@ class Server:
         """True when answering touches the dataset, which may be slow or never answer."""
         if len(request) < abi.IN_HEADER.size:
             return False
-        opcode, nodeid = struct.unpack_from("<I8xQ", request, 4)
+        opcode, nodeid, pid = struct.unpack_from("<I8xQ8xI", request, 4)
+        if pid in self._view.dataset.callers:  # refused at once, see `_answer`
+            return False
         if opcode in _LISTING:
             return not self._view.is_frozen(nodeid)
         if opcode == Opcode.IOCTL:

@@ -355,5 +355,8 @@ def test_only_what_touches_the_dataset_may_block(kernel: Kernel, view: View) -> 
     assert not server.may_block(wire.request(wire.IOCTL, 1, ioctl(0x5401)))
     assert not server.may_block(wire.request(wire.IOCTL, 1, ioctl(STATUS)))
     assert server.may_block(wire.request(wire.IOCTL, 1, ioctl(WHY)))
-    assert server.may_block(wire.request(wire.READ, nodeid, bytes(40)))
+    read = wire.request(wire.READ, nodeid, bytes(40))
+    assert server.may_block(read)
+    view.dataset.callers.add(struct.unpack_from("<I", read, 32)[0])
+    assert not server.may_block(read), "from a thread of ours it is refused at once"
     assert not server.may_block(b"short")
