@@ -61,9 +61,11 @@ class Traits:
         index = self._indices.get(trait)
         if index is None:
             with self._lock:
-                index = self._indices.setdefault(trait, len(self._traits))
-                if index == len(self._traits):
+                index = self._indices.get(trait)
+                if index is None:
+                    index = len(self._traits)
                     self._traits.append(trait)
+                    self._indices[trait] = index  # last: who finds it here may use it
         return index
 
 

@@ -318,8 +318,9 @@ class View:
         progress.directories += len(directory.children)
         progress.files += len(table) - len(table.subdirectories)
         hidden = [(table.name(place), kind) for place, kind in directory.absent.items()]
+        path = self._shown_path(directory)
         for name, kind in (*table.problems, *hidden):
-            progress.note(kind, os.path.join(self._shown_path(directory), name))
+            progress.note(kind, os.path.join(path, name))
 
     def _shown_path(self, directory: Directory) -> bytes:
         """Relative to the view's root."""

@@ -353,7 +353,6 @@ class Stderr(contextlib.AbstractContextManager["Stderr"]):
     def __init__(self) -> None:
         self._file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 - closed by restore()
         self._real: int | None = None
-        self._text = b""
 
     def __enter__(self) -> Stderr:
         self._real = os.dup(2)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from symfuse.dataset import Entry
 from symfuse.policy import Kind
-from symfuse.table import Table, Traits
+from symfuse.table import Table, Trait, Traits
 from tests.support.trees import tree
 
 NAMES = st.binary(min_size=1, max_size=255).filter(lambda name: b"/" not in name and b"\0" not in name)
@@ -80,3 +80,16 @@ def test_many_like_files_share_one_trait() -> None:
 def test_a_row_costs_few_bytes() -> None:
     frozen = table([b"%08d.jpg" % number for number in range(1000)])
     assert frozen.nbytes() / 1000 < 72
+
+
+def test_a_trait_can_be_looked_up_as_soon_as_its_index_is_known() -> None:
+    traits = Traits()
+
+    class Watched(dict[Trait, int]):
+        def __setitem__(self, trait: Trait, index: int) -> None:
+            assert traits[index] == trait
+            super().__setitem__(trait, index)
+
+    traits._indices = Watched()
+    trait = Trait(stat.S_IFREG, 0, 0, 1, is_link=False)
+    assert traits.index(trait) == traits.index(trait) == 0
