@@ -24,7 +24,9 @@ MAX_NAMED = 5
 
 
 def unmount(mountpoint: bytes, *, lazy: bool = False) -> bool:
-    """Unmount what is mounted at this real path, and wait for its server to end. A dead mount is cleared away.
+    """Unmount what is mounted at this real path, and wait for its server to end, unless it is mounted elsewhere, too.
+
+    A dead mount is cleared away.
 
     Returns False when the mount was detached lazily and its server still serves those who use it.
 
@@ -38,7 +40,7 @@ def unmount(mountpoint: bytes, *, lazy: bool = False) -> bool:
         )
     with _server(mountpoint, state) as server:
         _unmount(mount, lazy=lazy or state is not State.ALIVE)
-        return server is None or _ends(server, mount, lazy=lazy)
+        return server is None or _is_elsewhere(mount) or _ends(server, mount, lazy=lazy)
 
 
 def find(mountpoint: bytes) -> MountEntry:
@@ -133,6 +135,11 @@ def _server_pid(mountpoint: bytes) -> int | None:
     if status.get("pid_namespace") != os.readlink("/proc/self/ns/pid"):
         return None
     return int(status["pid"])
+
+
+def _is_elsewhere(mount: MountEntry) -> bool:
+    """True when the same view is also mounted at another place (a bind mount): its server has no reason to end."""
+    return any(other.device == mount.device for other in table.mounts())
 
 
 def _ends(pidfd: int, mount: MountEntry, *, lazy: bool) -> bool:

@@ -294,6 +294,17 @@ def test_lazy_umount_detaches_now_and_ends_with_the_last_user(symfuse_mount: Mou
     assert has_ended(mount.pid)
 
 
+def test_one_of_two_places_of_a_mount_ends_alone(symfuse_mount: MountMaker, clean: Path, tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can make a bind mount")
+    mount = symfuse_mount(clean)
+    (tmp_path / "alias").mkdir()
+    subprocess.run(["mount", "--bind", mount.path, tmp_path / "alias"], check=True)
+    MYSELF.symfuse("umount", tmp_path / "alias")
+    assert os.fsencode(tmp_path / "alias") not in mounts()
+    assert (mount.path / "cat/2.jpg").read_bytes() == b"one"
+
+
 def test_a_mount_on_the_mount_is_named(symfuse_mount: MountMaker, clean: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can mount on a directory of the view")
