@@ -95,6 +95,8 @@ class Control:
             return _fit_status(self.status())
         try:
             path = os.fsencode(decode(payload)["path"])
+            if b"\0" in path:
+                raise ValueError("no path holds a NUL")
         except (ValueError, KeyError, TypeError) as error:
             raise OSError(errno.EINVAL, "malformed question") from error
         return _fit(explain(self.view, path).as_dict())

@@ -44,7 +44,7 @@ class ServerProcess:
     frozen: Message
 
     def detach(self) -> None:
-        """Let the mount outlive this process."""
+        """Let the mount outlive this process. Errors: BrokenPipeError when the server has ended."""
         assert self.process.stdin is not None
         with self.process.stdin as stdin:
             stdin.write(DETACH)
@@ -79,7 +79,10 @@ def launch(
         try:
             server = ServerProcess(process, request, _wait_until_ready(process, request, log, on_progress))
             if in_background:
-                server.detach()
+                try:
+                    server.detach()
+                except BrokenPipeError:
+                    raise _ended_too_early(process, request, log) from None
         except BaseException:
             _abort(process, request.mountpoint)
             raise
@@ -123,9 +126,13 @@ def _wait_until_ready(
             if message["event"] == "ready":
                 return dict(message["frozen"])
             on_progress(message["frozen"])
+    raise _ended_too_early(process, request, log)
+
+
+def _ended_too_early(process: subprocess.Popen[bytes], request: MountRequest, log: IO[bytes] | None) -> SymfuseError:
     status = process.wait()
     name = os.fsdecode(request.mountpoint)
-    raise SymfuseError(f"the server of {name} ended too early (status {status})", _last_line(log))
+    return SymfuseError(f"the server of {name} ended too early (status {status})", _last_line(log))
 
 
 def _error(message: Message) -> SymfuseError:
@@ -135,7 +142,7 @@ def _error(message: Message) -> SymfuseError:
 
 
 def _abort(process: subprocess.Popen[bytes], mountpoint: bytes) -> None:
-    """Nothing may be left: the server unmounts what it mounted; if it is stuck, it is killed and its mount cleared."""
+    """Leave nothing: the server unmounts what it mounted; a stuck one is killed, and a dead mount is cleared."""
     with contextlib.suppress(BrokenPipeError):
         assert process.stdin is not None
         process.stdin.close()
@@ -144,7 +151,7 @@ def _abort(process: subprocess.Popen[bytes], mountpoint: bytes) -> None:
     except (subprocess.TimeoutExpired, KeyboardInterrupt):
         process.kill()
         process.wait()
-        unmount.clear_dead(mountpoint)
+    unmount.clear_dead(mountpoint)
 
 
 def _open_log(request: MountRequest) -> tuple[IO[bytes], MountRequest]:

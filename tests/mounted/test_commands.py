@@ -16,7 +16,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from symfuse.errors import ExitStatus
+from symfuse.errors import ExitStatus, SymfuseError
+from symfuse.mounts.launch import ServerProcess, launch
+from symfuse.mounts.request import request
 from tests.conftest import MountMaker, missing
 from tests.support.mounting import MYSELF, TIMEOUT_S, User, has_ended, mounts
 from tests.support.trees import Name, link, tree
@@ -421,6 +423,22 @@ def test_a_server_that_dies_while_it_starts_is_told_at_once(
     assert done.returncode == ExitStatus.INTERNAL
     assert done.stderr.count("\n") == 1
     assert "ended too early (status 1): TypeError: 'NoneType' object is not callable" in done.stderr
+
+
+def test_a_server_that_dies_before_it_is_left_alone_leaves_no_mount(
+    fuse: None, clean: Path, mountpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detach = ServerProcess.detach
+
+    def die_first(server: ServerProcess) -> None:
+        server.process.kill()
+        server.process.wait()
+        detach(server)
+
+    monkeypatch.setattr(ServerProcess, "detach", die_first)
+    with pytest.raises(SymfuseError, match="ended too early"):
+        launch(request(clean, mountpoint), in_background=True)
+    assert os.fsencode(mountpoint) not in mounts()
 
 
 def with_server_patched(tmp_path: Path, *lines: str) -> User:

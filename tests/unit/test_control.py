@@ -67,7 +67,9 @@ def test_why_explains_a_name_that_is_not_utf8(control: Control) -> None:
     assert answer["source"].endswith("/dataset/a")
 
 
-@pytest.mark.parametrize("junk", [b"", b"{", b"[]", b"1", b'{"path": 1}', b'{"other": "a"}', b"\xff\xfe", b"null"])
+@pytest.mark.parametrize(
+    "junk", [b"", b"{", b"[]", b"1", b'{"path": 1}', b'{"other": "a"}', b"\xff\xfe", b"null", b'{"path": "a\\u0000b"}']
+)
 def test_a_malformed_question_is_einval(control: Control, junk: bytes) -> None:
     with pytest.raises(OSError) as error:
         control.answer(WHY, junk, uid=US)
