@@ -108,7 +108,7 @@ def _mount_with_helper(options: MountOptions) -> int:
         b"nodev",
         b"default_permissions",
         b"subtype=symfuse",
-        b"fsname=" + _escape(options.fsname),
+        b"fsname=" + escape(options.fsname),
     ]
     if options.allow_other:
         wanted.append(b"allow_other")
@@ -159,8 +159,11 @@ def _one_line(text: bytes) -> str:
     return " ".join(os.fsdecode(text).split()).removeprefix("fusermount3: ")
 
 
-def _escape(value: bytes) -> bytes:
-    r"""A value for fusermount's -o, whose list is split at commas; it takes \ before a character as it is."""
+def escape(value: bytes) -> bytes:
+    r"""A value for a list of mount options, which is split at commas; `\` takes the next character as it is.
+
+    Source: `process_opt_sep_arg` in libfuse's `lib/fuse_opt.c`, `get_string_opt` in `util/fusermount.c`.
+    """
     return value.replace(b"\\", b"\\\\").replace(b",", b"\\,")
 
 

@@ -264,7 +264,7 @@ class LibfuseBackend:
 
     def _mount_options(self) -> dict[str, Any]:
         return {
-            "fsname": escape(self._options.fsname).decode(_ENCODING),
+            "fsname": kernelmount.escape(self._options.fsname).decode(_ENCODING),
             "subtype": "symfuse",
             "ro": True,
             "nosuid": True,
@@ -316,11 +316,6 @@ def _want_ioctl_dir(connection: int) -> None:
     """Without asking for it, libfuse answers every ioctl on a directory itself, and ours are on the root."""
     info = ConnectionInfo.from_address(connection)
     info.want |= info.capable & CAP_IOCTL_DIR
-
-
-def escape(value: bytes) -> bytes:
-    """A value as libfuse's option parser reads it back. Source: process_opt_sep_arg() in lib/fuse_opt.c."""
-    return value.replace(b"\\", b"\\\\").replace(b",", b"\\,")
 
 
 def _import_fusepy() -> Any:

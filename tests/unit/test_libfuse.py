@@ -18,7 +18,7 @@ from symfuse.control import BUFFER_BYTES, STATUS, WHY, Control, decode, encode
 from symfuse.counters import Counters
 from symfuse.dataset import Dataset
 from symfuse.errors import FuseUnavailable
-from symfuse.fuse import libfuse
+from symfuse.fuse import kernelmount, libfuse
 from symfuse.fuse.libfuse import Caller, LibfuseBackend, Operations, Stderr
 from symfuse.fuse.options import MountOptions
 from symfuse.policy import Policy
@@ -160,7 +160,7 @@ def test_one_thread_has_one_tally_although_it_is_none_of_pythons(operations: Ope
 
 
 def test_an_option_value_cannot_add_an_option() -> None:
-    assert libfuse.escape(b"/a,allow_other\\,b") == b"/a\\,allow_other\\\\\\,b"
+    assert kernelmount.escape(b"/a,allow_other\\,b") == b"/a\\,allow_other\\\\\\,b"
 
 
 # -- what a user may lack ----------------------------------------------------------------------------------------------
