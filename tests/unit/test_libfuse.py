@@ -18,7 +18,7 @@ from symfuse.control import BUFFER_BYTES, STATUS, WHY, Control, decode, encode
 from symfuse.counters import Counters
 from symfuse.dataset import Dataset
 from symfuse.errors import FuseUnavailable
-from symfuse.fuse import kernelmount, libfuse
+from symfuse.fuse import kernelmount
 from symfuse.fuse.libfuse import Caller, LibfuseBackend, Operations, Stderr
 from symfuse.fuse.options import MountOptions
 from symfuse.policy import Policy
