@@ -36,9 +36,10 @@ class WithCommand(click.Command):
         if "--" in args:
             place = args.index("--")
             own, command = args[:place], args[place + 1 :]
-        rest = super().parse_args(ctx, own)
-        if not command and not ctx.resilient_parsing:
+        # Said first: of a command without its -- the parser would say that its words are too many.
+        if not command and not ctx.resilient_parsing and not set(own) & set(ctx.help_option_names):
             raise click.UsageError("there is no command: write it after --, as in symfuse run data -- ls {}", ctx)
+        rest = super().parse_args(ctx, own)
         ctx.params["command_line"] = command
         return rest
 

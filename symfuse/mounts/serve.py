@@ -281,8 +281,17 @@ class MountServer:
         if self._request.remove_mountpoint:
             with contextlib.suppress(OSError):
                 os.rmdir(self._request.mountpoint)
+        if self._error is None:
+            self._remove_empty_log()
         self._release()
         self._selector.close()
+
+    def _remove_empty_log(self) -> None:
+        """Leave no file behind that says nothing."""
+        log_file = self._request.log
+        with contextlib.suppress(OSError):
+            if log_file is not None and os.path.getsize(log_file) == 0:
+                os.unlink(log_file)
 
 
 def refuse(progress: Progress, fail_on: frozenset[Kind]) -> None:

@@ -829,3 +829,11 @@ def test_what_a_user_may_not(fuse: None, ordinary_user: User, tmp_path: Path) ->
     assert done.returncode == ExitStatus.FUSE
     assert "user_allow_other" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_a_log_that_says_nothing_is_not_left_behind(fuse: None, dataset: Path, mountpoint: Path) -> None:
+    MYSELF.symfuse("mount", dataset, mountpoint)
+    log = Path(json.loads(MYSELF.symfuse("status", "--json", "--", mountpoint).stdout)["log"])
+    assert log.exists()
+    MYSELF.symfuse("umount", mountpoint)
+    assert not log.exists()

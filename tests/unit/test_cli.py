@@ -272,3 +272,8 @@ def test_progress_away_from_a_terminal_is_a_plain_line_now_and_then(
             progress(frozen)
     said = capsys.readouterr().err.splitlines()
     assert said == ["symfuse: reading the dataset: 1,000 files in 2 directories so far"] * 2
+
+
+def test_run_without_the_dashes_is_told_of_them(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "SRC", "ls", "{}"]) == ExitStatus.RUN_FAILED
+    assert "write it after --" in capsys.readouterr().err
