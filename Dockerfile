@@ -58,7 +58,8 @@ CMD ["python", "-m", "pytest", "--require-fuse"]
 FROM base AS runtime
 LABEL org.opencontainers.image.title="symfuse" \
       org.opencontainers.image.description="An image dataset full of symlinks, mounted as a clean tree of regular files" \
-      org.opencontainers.image.licenses="MIT"
+      org.opencontainers.image.licenses="MIT" \
+      org.opencontainers.image.version="0.1.0"
 COPY --from=dependencies /opt/symfuse /opt/symfuse
 COPY --from=code /code/ /
 # `symfuse run` hands the signal to its command and unmounts when that has ended; `symfuse mount -f` unmounts.

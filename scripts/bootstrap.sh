@@ -69,16 +69,24 @@ tensorflow_group() {
   fi
 }
 
+# ensure_venv [GROUP]: with everything, or at least with the tools of this dependency group.
 ensure_venv() {
-  [[ ! -x $python || $(cat "$venv/made-from" 2>/dev/null) != "$(fingerprint)" ]] || return 0
+  local wanted=${1:-everything} made groups
+  made=$([[ ! -x $python ]] || cat "$venv/made-from" 2>/dev/null) || made=
+  [[ $made != "everything $(fingerprint)" && $made != "$wanted $(fingerprint)" ]] || return 0
   ensure_python
-  say "Installing into $venv: symfuse, TensorFlow, the test tools (some 500 MB to download, once)"
+  if [[ $wanted == everything ]]; then
+    say "Installing into $venv: symfuse, TensorFlow, the test tools (some 500 MB to download, once)"
+    groups=(--group lint --group test --group "$(tensorflow_group)")
+  else
+    say "Installing into $venv: symfuse and the test tools"
+    groups=(--group "$wanted")
+  fi
   "$base" -m venv "$venv" || die "cannot make $venv: name a directory that you may write with SYMFUSE_VENV=DIRECTORY"
   local pip=("$python" -m pip install --quiet --quiet --disable-pip-version-check)
   # Dependency groups came with pip 25.1; distributions ship older ones.
   "${pip[@]}" --upgrade 'pip>=25.1' || die "pip could not upgrade itself: see above"
   # pip reads the groups of the pyproject.toml in the directory it runs in.
-  (cd "$root" && "${pip[@]}" --editable . --group lint --group test --group "$(tensorflow_group)") ||
-    die "pip could not install what is needed: see above"
-  fingerprint >"$venv/made-from"
+  (cd "$root" && "${pip[@]}" --editable . "${groups[@]}") || die "pip could not install what is needed: see above"
+  echo "$wanted $(fingerprint)" >"$venv/made-from"
 }

@@ -31,6 +31,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="fail instead of skipping where FUSE, libfuse 2 or an ordinary user's access is missing (for CI)",
     )
+    parser.addoption(
+        "--require-docker",
+        action="store_true",
+        help="fail instead of skipping where Docker, Compose or the images are missing (for CI)",
+    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -150,6 +150,8 @@ def _require_helper() -> str:
 def _cure_of(said: bytes) -> str:
     if b"allow_other" in said:
         return "ask root to write 'user_allow_other' into /etc/fuse.conf, or leave out --allow-other"
+    if b"mount failed: operation not permitted" in said.lower():  # the helper may be root, but lacks the capability
+        return f"{CURE_NO_CAPABILITY}, and without no-new-privileges"
     if b"write access" in said or b"not permitted" in said:
         return "choose a directory that you own and may write to"
     return "see fusermount3(1)"
