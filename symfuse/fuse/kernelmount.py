@@ -152,6 +152,8 @@ def _cure_of(said: bytes) -> str:
         return "ask root to write 'user_allow_other' into /etc/fuse.conf, or leave out --allow-other"
     if b"mount failed: operation not permitted" in said.lower():  # the helper may be root, but lacks the capability
         return f"{CURE_NO_CAPABILITY}, and without no-new-privileges"
+    if b"could not determine username" in said:
+        return "use a uid that /etc/passwd knows; in an image, make one with useradd"
     if b"write access" in said or b"not permitted" in said:
         return "choose a directory that you own and may write to"
     return "see fusermount3(1)"
