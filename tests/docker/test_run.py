@@ -38,7 +38,7 @@ def test_without_symfuse_the_same_training_fails(engine: Engine, test_image: str
 def test_links_whose_targets_are_not_in_the_container_are_hidden_and_reported(
     engine: Engine, image: str, digits: Digits, backend: str
 ) -> None:
-    script = 'find "$1" ! -type d | wc -l; ls -R "$1" >/dev/null && symfuse why "$1/train/0/0010.png"'
+    script = 'find "$1" ! -type d | wc -l; ls -R "$1" >/dev/null && symfuse why "$1/train/0/0036.png"'
     links = sum(path.is_symlink() for path in digits.root.rglob("*")) - 1  # one leads to its own directory
     done = engine.run(
         *FUSE, *digits.dataset, image, "run", "--eager", "--backend", backend, DATASET, "--",
