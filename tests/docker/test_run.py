@@ -85,6 +85,29 @@ def test_a_user_whom_the_image_does_not_know(engine: Engine, image: str, digits:
     assert "use a uid that /etc/passwd knows" in done.stderr
 
 
+@pytest.mark.usefixtures("untouched")
+def test_a_command_that_eats_all_memory_is_killed_and_the_mount_goes_on(
+    engine: Engine, image: str, digits: Digits
+) -> None:
+    script = "python3 -c 'bytearray(1 << 30)'; echo $?; find {} -type f | wc -l"
+    done = engine.run(
+        *FUSE,
+        "--memory",
+        "64m",
+        "--memory-swap",
+        "64m",
+        *digits.volumes,
+        image,
+        "run",
+        DATASET,
+        "--",
+        "sh",
+        "-c",
+        script,
+    )
+    assert done.stdout == "137\n1797\n"
+
+
 NO_DEVICE = ("--cap-add", "SYS_ADMIN", "--security-opt", "apparmor=unconfined")
 NO_CAPABILITY = ("--device", "/dev/fuse")
 
