@@ -65,6 +65,18 @@ def test_a_read_only_root_file_system(engine: Engine, image: str, digits: Digits
     assert "--at" in refused.stderr
 
 
+@pytest.mark.parametrize("backend", ["kernel", "fusepy"])
+def test_a_dataset_on_the_containers_own_overlay(engine: Engine, image: str, backend: str) -> None:
+    script = (
+        "grep -q '^overlay / ' /proc/mounts && mkdir -p /d/store /d/links && "
+        "head -c 5000000 /dev/urandom >/d/store/a && "
+        "ln -s ../store/a /d/links/a && cp -rL /d/links /d/copy && "
+        'symfuse run --backend "$1" /d/links -- diff -r {} /d/copy && echo same'
+    )
+    done = engine.run(*FUSE, "--entrypoint", "sh", image, "-c", script, "sh", backend)
+    assert done.stdout == "same\n"
+
+
 @pytest.mark.usefixtures("untouched", "open_device")
 def test_an_ordinary_user(engine: Engine, image: str, digits: Digits) -> None:
     done = engine.run(
