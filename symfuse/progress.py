@@ -31,6 +31,15 @@ class Progress:
         if len(examples) < MAX_EXAMPLES:
             examples.append(os.fsdecode(path))
 
+    def take_back(self, kind: Kind, path: bytes) -> None:
+        """Undo one `note`."""
+        self.hidden[kind] -= 1
+        examples = self.examples[kind]
+        if os.fsdecode(path) in examples:
+            examples.remove(os.fsdecode(path))
+        if self.hidden[kind] == 0:
+            del self.hidden[kind], self.examples[kind]
+
     def copy(self) -> Progress:
         """A snapshot that the view no longer changes."""
         examples = {kind: list(paths) for kind, paths in self.examples.items()}

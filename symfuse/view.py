@@ -126,6 +126,7 @@ class View:
         self._repeats = 0  # under _lock
         self._spare: list[tuple[int, int]] = []  # ranges beyond the shares, sorted (start, end), under _lock
         self._frozen = 0  # directories, under _lock
+        self._failed: set[int] = set()  # directories that could not be read when it was tried, under _lock
         self._progress = Progress()  # under _lock
         self._idle = source.IdleSources()
         self._stale: set[int] = set()  # nodeids whose failure was logged
@@ -319,6 +320,9 @@ class View:
         progress.files += len(table) - len(table.subdirectories)
         hidden = [(table.name(place), kind) for place, kind in directory.absent.items()]
         path = self._shown_path(directory)
+        if directory.number in self._failed:
+            self._failed.remove(directory.number)
+            progress.take_back(Kind.UNREADABLE, path)
         for name, kind in (*table.problems, *hidden):
             progress.note(kind, os.path.join(path, name))
 
@@ -367,7 +371,9 @@ class View:
         except OSError as error:
             log.warning("%s cannot be listed: %s", os.fsdecode(directory.path), error.strerror)
             with self._lock:
-                self._progress.note(Kind.UNREADABLE, self._shown_path(directory))
+                if directory.number not in self._failed:
+                    self._failed.add(directory.number)
+                    self._progress.note(Kind.UNREADABLE, self._shown_path(directory))
 
     # -- content ------------------------------------------------------------------------------------------------
 

@@ -256,6 +256,13 @@ def test_a_directory_that_went_away_before_it_was_frozen_is_counted_not_fatal(
     progress = mess.freeze_all()
     assert progress.hidden[Kind.UNREADABLE] == 1
     assert "again cannot be listed" in caplog.text
+    assert mess.freeze_all().hidden[Kind.UNREADABLE] == 1, "counted once, however often it is tried"
+
+    (tmp_path / "elsewhere").rename(tmp_path / "dataset" / "again")
+    progress = mess.freeze_all()
+    assert Kind.UNREADABLE not in progress.hidden, "it came back, and is shown"
+    assert Kind.UNREADABLE not in progress.examples
+    assert progress.complete
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
