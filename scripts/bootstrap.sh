@@ -77,15 +77,15 @@ ensure_venv() {
   ensure_python
   if [[ $wanted == everything ]]; then
     say "Installing into $venv: symfuse, TensorFlow, the test tools (some 500 MB to download, once)"
-    groups=(--group lint --group test --group "$(tensorflow_group)")
   else
     say "Installing into $venv: symfuse and the test tools"
-    groups=(--group "$wanted")
   fi
   "$base" -m venv "$venv" || die "cannot make $venv: name a directory that you may write with SYMFUSE_VENV=DIRECTORY"
   local pip=("$python" -m pip install --quiet --quiet --disable-pip-version-check)
   # Dependency groups came with pip 25.1; distributions ship older ones.
   "${pip[@]}" --upgrade 'pip>=25.1' || die "pip could not upgrade itself: see above"
+  groups=(--group "$wanted")
+  [[ $wanted != everything ]] || groups=(--group lint --group test --group "$(tensorflow_group)")
   # pip reads the groups of the pyproject.toml in the directory it runs in.
   (cd "$root" && "${pip[@]}" --editable . "${groups[@]}") || die "pip could not install what is needed: see above"
   echo "$wanted $(fingerprint)" >"$venv/made-from"
