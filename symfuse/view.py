@@ -348,17 +348,14 @@ class View:
         *,
         on_progress: Callable[[Progress], None] | None = None,
         stop: threading.Event | None = None,
-        pause: Callable[[], None] | None = None,
     ) -> Progress:
-        """Freeze every directory, breadth first; `stop` ends it early, `pause` is called before each directory.
+        """Freeze every directory, breadth first; `stop` ends it early.
 
         A directory that cannot be read is logged, counted as unreadable, and tried again when somebody looks at it.
         """
         number = ROOT_NODEID
         while number < len(self._directories) and not (stop is not None and stop.is_set()):
             if self._tables[number] is None:
-                if pause is not None:
-                    pause()
                 self._freeze_or_note(self._directories[number])
                 if on_progress is not None:
                     on_progress(self.progress())
