@@ -82,7 +82,7 @@ class Dataset:
     """
 
     def __init__(self, root: bytes, policy: Policy, *, mountpoint: bytes | None = None, confined: bool = False) -> None:
-        self.root = _real_root(root)
+        self.root = real_root(root)
         self.policy = policy
         #: Threads now inside a call that may block on the dataset. A FUSE request from one of them came through a
         #: path into our own mount and must be refused at once.
@@ -328,7 +328,8 @@ class Dataset:
             return _at(os.open, path, flags)  # somebody else's file: O_NOATIME is for owners
 
 
-def _real_root(root: bytes) -> bytes:
+def real_root(root: bytes) -> bytes:
+    """The real path of a dataset's root. Errors: SourceError when it is missing, no directory, or unreadable."""
     shown = os.fsdecode(root)
     try:
         path = os.path.realpath(root, strict=True)

@@ -12,7 +12,8 @@ import stat
 from collections.abc import Callable
 from ctypes.util import find_library
 
-from symfuse.errors import FuseUnavailable, MountpointError, SourceError
+from symfuse.dataset import real_root
+from symfuse.errors import FuseUnavailable, MountpointError
 from symfuse.fuse import kernelmount
 from symfuse.fuse.kernelmount import CURE_NO_HELPER
 from symfuse.mounts import table, unmount
@@ -29,22 +30,9 @@ def check(request: MountRequest, *, on_note: Callable[[str], None]) -> None:
     """
     if unmount.clear_dead(request.mountpoint):
         on_note(f"cleared a dead mount at {os.fsdecode(request.mountpoint)}: its server had ended without unmounting")
-    check_source(request.source)
+    real_root(request.source)
     check_mountpoint(request.mountpoint, request.source)
     check_fuse(request.backend, allow_other=request.allow_other)
-
-
-def check_source(source: bytes) -> None:
-    """Errors: SourceError."""
-    name = os.fsdecode(source)
-    try:
-        status = os.stat(source)
-    except FileNotFoundError:
-        raise SourceError(f"{name} does not exist", "name the dataset's directory") from None
-    except OSError as error:
-        raise SourceError(f"{name}: {error.strerror}", "name a directory that you may read") from None
-    if not stat.S_ISDIR(status.st_mode):
-        raise SourceError(f"{name} is not a directory", "name the dataset's directory")
 
 
 def check_mountpoint(mountpoint: bytes, source: bytes) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from symfuse.dataset import real_root
 from symfuse.errors import DatasetRefused, FuseUnavailable, MountpointError, NotMounted, SourceError, UsageError
 from symfuse.mounts import holders, launch, preflight, serve, table, unmount
 from symfuse.mounts.request import MountRequest, absolute, kinds, request
@@ -209,7 +210,7 @@ def test_sources_that_are_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for name, cause in (("nowhere", "does not exist"), ("file", "not a directory"), ("file/x", "Not a directory")):
         with pytest.raises(SourceError, match=cause):
-            preflight.check_source(os.fsencode(tmp_path / name))
+            real_root(os.fsencode(tmp_path / name))
 
 
 def no_device(monkeypatch: pytest.MonkeyPatch, device: Path) -> None:
