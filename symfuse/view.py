@@ -67,7 +67,7 @@ class Node(NamedTuple):
 
 
 class Directory:
-    """A directory of the view. Its table is None until it is first listed; whoever freezes it sets the rest before."""
+    """A directory of the view. Its table, once listed, is in `View._tables`; who freezes it sets the rest before."""
 
     __slots__ = (
         "absent",
@@ -318,13 +318,14 @@ class View:
         self._frozen += 1
         progress.directories += len(directory.children)
         progress.files += len(table) - len(table.subdirectories)
-        hidden = [(table.name(place), kind) for place, kind in directory.absent.items()]
-        path = self._shown_path(directory)
         if directory.number in self._failed:
             self._failed.remove(directory.number)
-            progress.take_back(Kind.UNREADABLE, path)
-        for name, kind in (*table.problems, *hidden):
-            progress.note(kind, os.path.join(path, name))
+            progress.take_back(Kind.UNREADABLE, self._shown_path(directory))
+        hidden = [*table.problems, *((table.name(place), kind) for place, kind in directory.absent.items())]
+        if hidden:  # most directories hide nothing, and need no path
+            path = self._shown_path(directory)
+            for name, kind in hidden:
+                progress.note(kind, os.path.join(path, name))
 
     def _shown_path(self, directory: Directory) -> bytes:
         """Relative to the view's root."""
