@@ -19,6 +19,9 @@ from typing import IO, NoReturn, Protocol
 
 import pytest
 
+from symfuse.dataset import Dataset
+from symfuse.policy import Policy
+from symfuse.view import View
 from tests.support import mounting
 from tests.support.mounting import MYSELF, REPOSITORY, Mount, User
 
@@ -88,6 +91,14 @@ def own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             directory.chmod(0o700)
             patch.setenv(variable, str(directory))
         yield
+
+
+@pytest.fixture
+def view(dataset: Path) -> Iterator[View]:
+    """The view of what the test calls its `dataset`, without any mount."""
+    view = View(Dataset(os.fsencode(dataset), Policy()))
+    yield view
+    view.close()
 
 
 # -- mounts ------------------------------------------------------------------------------------------------------------

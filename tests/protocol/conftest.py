@@ -1,16 +1,12 @@
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from symfuse.control import Control
 from symfuse.counters import Counters
-from symfuse.dataset import Dataset
 from symfuse.fuse.server import Server
-from symfuse.policy import Policy
 from symfuse.view import View
 from tests.support.trees import link, sparse, tree
 from tests.support.wire import Kernel
@@ -28,13 +24,6 @@ def dataset(tmp_path: Path) -> Path:
             "n" * 255: b"",
         },
     )
-
-
-@pytest.fixture
-def view(dataset: Path) -> Iterator[View]:
-    view = View(Dataset(os.fsencode(dataset), Policy()))
-    yield view
-    view.close()
 
 
 @pytest.fixture

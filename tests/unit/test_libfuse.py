@@ -9,19 +9,16 @@ import os
 import sys
 import threading
 import types
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from symfuse.control import BUFFER_BYTES, STATUS, WHY, Control, decode, encode
 from symfuse.counters import Counters
-from symfuse.dataset import Dataset
 from symfuse.errors import FuseUnavailable
 from symfuse.fuse import kernelmount
 from symfuse.fuse.libfuse import Caller, LibfuseBackend, Operations, Stderr
 from symfuse.fuse.options import MountOptions
-from symfuse.policy import Policy
 from symfuse.view import View
 from tests.support.trees import link, tree
 
@@ -32,13 +29,6 @@ OURS = Caller((US, 0, 4711))
 @pytest.fixture
 def dataset(tmp_path: Path) -> Path:
     return tree(tmp_path / "dataset", {"d": {"a": b"content"}, "l": link("d/a"), b"\xff": b"", "gone": link("nowhere")})
-
-
-@pytest.fixture
-def view(dataset: Path) -> Iterator[View]:
-    view = View(Dataset(os.fsencode(dataset), Policy()))
-    yield view
-    view.close()
 
 
 @pytest.fixture
