@@ -8,11 +8,12 @@ Names and paths are bytes; every path handed out is absolute and free of links.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 from symfuse.errors import SourceError
@@ -29,6 +30,8 @@ MAX_REMEMBERED = 4096
 _READ_ONLY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 #: ENXIO: a socket stands there now.
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO})
+#: What ends a link's text without naming an entry.
+_NO_NAMES = frozenset({b"", b".", b".."})
 _DANGLING = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
 
 T = TypeVar("T")
@@ -41,13 +44,16 @@ class Target(NamedTuple):
     status: os.stat_result
 
 
+#: A name in a directory, and whether it is a link's.
+Name = tuple[bytes, bool]
+
+
 class Entry(NamedTuple):
-    """One name of a dataset directory: either a source to show or the reason not to.
+    """What stands behind a name: either a source to show or the reason not to.
 
     `target` is the source's real path when a link led to it, else None.
     """
 
-    name: bytes
     status: os.stat_result | None
     problem: Kind | None = None
     target: bytes | None = None
@@ -88,18 +94,21 @@ class Dataset:
         #: path into our own mount and must be refused at once.
         self.callers: set[int] = set()
         self._mountpoint = mountpoint
+        self._mountpoint_name = mountpoint and os.path.basename(mountpoint)
         self._mount_device: int | None = None
         self._allowed: tuple[bytes, ...] | None = None
         if confined or policy.outside is Outside.HIDE:
             roots = (self.root, *(os.path.realpath(path) for path in policy.allow_roots))
             self._allowed = tuple(_with_slash(path) for path in roots)
         self._remembered: dict[tuple[bytes, bytes], bytes] = {}
+        self._readable: set[tuple[int, int, int, int]] = set()  # (mode, uid, gid, device) that need no second look
         self._uid = os.geteuid()
         self._groups = frozenset((os.getegid(), *os.getgroups()))
 
     def forbid_device(self, device: int) -> None:
         """Follow no link into this device: our own mount's, once it is there, wherever else it is bound to."""
         self._mount_device = device
+        self._readable.clear()
 
     def root_status(self) -> os.stat_result:
         """The root directory's attributes. Errors: OSError."""
@@ -111,11 +120,23 @@ class Dataset:
 
     # -- listing ------------------------------------------------------------------------------------------------
 
-    def entries(self, path: bytes, *, dev: int, ino: int) -> Iterator[Entry]:
-        """The entries of one directory in byte order, each resolved; without . and ..
+    def names(self, path: bytes, *, dev: int, ino: int) -> list[Name]:
+        """The names in one directory in byte order, without . and ..
 
         Errors: OSError; ESTALE when `path` is no longer the directory that `dev` and `ino` name.
         """
+        with self._listed(path, dev, ino) as fd, os.scandir(fd) as found:
+            return sorted([(os.fsencode(entry.name), entry.is_symlink()) for entry in found])
+
+    def entries(self, path: bytes, names: Iterable[Name], *, dev: int, ino: int) -> Iterator[Entry]:
+        """What stands behind names of one directory, one entry for each. Errors: as `names`."""
+        with self._listed(path, dev, ino) as fd:
+            for name, is_link in names:
+                yield self._entry(path, name, fd=fd, is_link=is_link)
+
+    @contextlib.contextmanager
+    def _listed(self, path: bytes, dev: int, ino: int) -> Iterator[int]:
+        """A descriptor of the directory, proved to be the one that is meant."""
         thread = threading.get_native_id()
         self.callers.add(thread)
         try:
@@ -124,10 +145,7 @@ class Dataset:
                 found = os.fstat(fd)
                 if (found.st_dev, found.st_ino) != (dev, ino):
                     raise OSError(errno.ESTALE, "directory was replaced", path)
-                with os.scandir(fd) as found_names:
-                    names = sorted((os.fsencode(entry.name), entry.is_symlink()) for entry in found_names)
-                for name, is_link in names:
-                    yield self._entry(path, name, fd=fd, is_link=is_link)
+                yield fd
             finally:
                 os.close(fd)
         finally:
@@ -136,35 +154,58 @@ class Dataset:
     def _entry(self, directory: bytes, name: bytes, *, fd: int, is_link: bool) -> Entry:
         problem = self._name_problem(directory, name)
         if problem is not None:
-            return Entry(name, None, problem)
+            return Entry(None, problem)
         try:
             if is_link:
                 return self._linked_entry(directory, name, fd)
             status = os.stat(name, dir_fd=fd, follow_symlinks=False)
         except (Unresolvable, OSError) as error:
-            return Entry(name, None, error.kind if isinstance(error, Unresolvable) else _kind_of(error))
+            return Entry(None, error.kind if isinstance(error, Unresolvable) else _kind_of(error))
         if stat.S_ISLNK(status.st_mode):  # replaced since scandir saw it
             return self._entry(directory, name, fd=fd, is_link=True)
-        return Entry(name, status, self._problem(status, name, fd))
+        return Entry(status, self._problem(status, name, fd))
 
     def _name_problem(self, directory: bytes, name: bytes) -> Kind | None:
         """Why an entry cannot be shown whatever it is, if so."""
-        if self.policy.dot_entries is DotEntries.HIDE and name.startswith(b"."):
+        if name.startswith(b".") and self.policy.dot_entries is DotEntries.HIDE:
             return Kind.DOT_ENTRY
-        if _join(directory, name) == self._mountpoint:  # a link led to a directory that holds it
-            return Kind.RECURSIVE
+        if name == self._mountpoint_name and _join(directory, name) == self._mountpoint:
+            return Kind.RECURSIVE  # a link led to a directory that holds it
         return Kind.UNREADABLE if len(name) > NAME_MAX else None
 
     def _linked_entry(self, directory: bytes, name: bytes, fd: int) -> Entry:
-        hop = Hop(_join(directory, name), os.readlink(name, dir_fd=fd))
-        path, status = self._follow(directory, hop, hops=[], real_directory=self._remembered_directory)
+        text = os.readlink(name, dir_fd=fd)
+        found = self._neighbour(directory, text)
+        if found is None:
+            hop = Hop(_join(directory, name), text)
+            found = self._follow(directory, hop, hops=[], real_directory=self._remembered_directory)
+        path, status = found
         problem = self._problem(status, path, None)
         if problem is None and self.policy.dir_links is DirLinks.HIDE and stat.S_ISDIR(status.st_mode):
             problem = Kind.DIR_LINK
-        return Entry(name, status, problem, path)
+        return Entry(status, problem, path)
+
+    def _neighbour(self, directory: bytes, text: bytes) -> tuple[bytes, os.stat_result] | None:
+        """What `_follow` would find, for all but a few links: those into a remembered directory, to no other link.
+
+        It is nothing but quicker. Errors: OSError.
+        """
+        head, slash, last = text.rpartition(b"/")
+        base = self._remembered.get((b"" if head.startswith(b"/") else directory, head)) if slash else directory
+        if base is None or self._allowed is not None or last in _NO_NAMES:
+            return None
+        path = _join(base, last)
+        if path == self._mountpoint or len(path) >= PATH_MAX:
+            return None
+        status = os.lstat(path)
+        is_end = not stat.S_ISLNK(status.st_mode) and status.st_dev != self._mount_device
+        return (path, status) if is_end else None
 
     def _problem(self, status: os.stat_result, path: bytes, dir_fd: int | None) -> Kind | None:
         """Why a source that exists cannot be shown, if so."""
+        likeness = (status.st_mode, status.st_uid, status.st_gid, status.st_dev)
+        if likeness in self._readable:
+            return None
         if status.st_dev == self._mount_device:
             return Kind.RECURSIVE
         if stat.S_ISREG(status.st_mode):
@@ -176,9 +217,10 @@ class Dataset:
         # The mode bits answer for nearly every file; only where they say no (root, access control lists) it is worth
         # a system call.
         shift = 6 if status.st_uid == self._uid else 3 if status.st_gid in self._groups else 0
-        if (status.st_mode >> shift) & need == need or os.access(path, need, dir_fd=dir_fd, effective_ids=True):
+        if (status.st_mode >> shift) & need == need:
+            self._readable.add(likeness)
             return None
-        return Kind.UNREADABLE
+        return None if os.access(path, need, dir_fd=dir_fd, effective_ids=True) else Kind.UNREADABLE
 
     # -- resolving ----------------------------------------------------------------------------------------------
 
@@ -215,7 +257,7 @@ class Dataset:
         while True:
             _count(hop, hops)
             head, slash, last = hop.text.rpartition(b"/")
-            if last in (b"", b".", b".."):
+            if last in _NO_NAMES:
                 path = self._real_directory(directory, hop.text, hops)
                 status = _at(os.lstat, path)
             else:

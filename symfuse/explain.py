@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from symfuse.dataset import Hop, Unresolvable
+from symfuse.nodes import Directory
 from symfuse.policy import Kind
-from symfuse.view import ROOT_NODEID, Directory, View
+from symfuse.view import ROOT_NODEID, View
 
 
 @dataclass
@@ -51,15 +52,15 @@ def explain(view: View, path: bytes) -> Explanation:
     shown = view.dataset.root
     for index, name in enumerate(parts):
         walked = os.path.join(walked, name)
-        table, directory = view.table(number), view.directory(number)
-        place = table.find(name)
+        directory = view.directory(number)
+        place = view.find(number, name)
         shown = _trace(view, directory, name, hops)
-        kind = table.problem(name) if place is None else directory.absent.get(place)
-        if kind is not None:
-            return Explanation(walked, False, kind.meaning, kind, None, hops)
         if place is None:
             return Explanation(walked, False, _missing(view, directory, name), None, None, hops)
-        child = directory.children.get(place)
+        kind = view.hidden(number, place)
+        if kind is not None:
+            return Explanation(walked, False, kind.meaning, kind, None, hops)
+        child = view.child(number, place)
         if child is None and index + 1 < len(parts):
             return Explanation(walked, False, "a file, not a directory", None, None, hops)
         number = child or 0

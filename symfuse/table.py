@@ -9,12 +9,14 @@ from __future__ import annotations
 import struct
 import threading
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from symfuse.dataset import Entry
+from symfuse.dataset import Entry, Name
 from symfuse.policy import Kind
 
+#: Entries frozen in one go: some milliseconds' work.
+CHUNK = 1024
 #: What of st_mode is never shown: write permission, set-user-ID and set-group-ID.
 HIDDEN_MODE_BITS = 0o6222
 
@@ -27,6 +29,10 @@ class Trait(NamedTuple):
     gid: int
     dev: int
     is_link: bool
+
+
+#: A trait's fields as a plain tuple, which is quicker to make.
+Likeness = tuple[int, int, int, int, bool]
 
 
 class Row(NamedTuple):
@@ -50,84 +56,112 @@ class Traits:
 
     def __init__(self) -> None:
         self._traits: list[Trait] = []  # appended to under _lock
-        self._indices: dict[Trait, int] = {}
+        self._indices: dict[Likeness, int] = {}
         self._lock = threading.Lock()
 
     def __getitem__(self, index: int) -> Trait:
         return self._traits[index]
 
-    def index(self, trait: Trait) -> int:
+    def index(self, likeness: Likeness) -> int:
         """The trait's index, for ever."""
-        index = self._indices.get(trait)
+        index = self._indices.get(likeness)
         if index is None:
             with self._lock:
-                index = self._indices.get(trait)
+                index = self._indices.get(likeness)
                 if index is None:
                     index = len(self._traits)
-                    self._traits.append(trait)
-                    self._indices[trait] = index  # last: who finds it here may use it
+                    self._traits.append(Trait(*likeness))
+                    self._indices[likeness] = index  # last: who finds it here may use it
         return index
 
 
-class Subdirectory(NamedTuple):
-    """A directory among a table's entries; `target` is its real path when a link led to it."""
-
-    place: int
-    target: bytes | None
-
-
 class Table:
-    """The frozen entries of one directory, in byte order of their names. Immutable."""
+    """The entries of one directory, in byte order of their names, which never change.
 
-    __slots__ = ("_names", "_offsets", "_rows", "problems", "subdirectories")
+    What stands behind the names is frozen a chunk at a time, so that a huge directory is no stall: `freeze` is called
+    once for each chunk, by one thread at a time; everything else may be called by others meanwhile, for the places of
+    frozen chunks.
+    """
 
-    def __init__(self, entries: Iterable[Entry], traits: Traits) -> None:
-        names: list[bytes] = []
-        rows = bytearray()
-        problems: list[tuple[bytes, Kind]] = []
-        subdirectories: list[Subdirectory] = []
+    __slots__ = ("_frozen", "_is_link", "_names", "_offsets", "_rows", "problems", "subdirectories", "unfrozen")
+
+    def __init__(self, names: Iterable[Name]) -> None:
+        is_link = bytearray()
         offsets = array("I", [0])
-        end = 0
-        for name, status, problem, target in entries:
-            if problem is not None or status is None:
-                problems.append((name, problem or Kind.UNREADABLE))
-                continue
-            mode = status.st_mode & ~HIDDEN_MODE_BITS
-            trait = Trait(mode, status.st_uid, status.st_gid, status.st_dev, target is not None)
-            if mode & 0o170000 == 0o040000:
-                subdirectories.append(Subdirectory(len(names), target))
-            names.append(name)
-            end += len(name)
-            offsets.append(end)
-            rows += _ROW.pack(
-                status.st_ino,
-                status.st_size,
-                status.st_atime_ns,
-                status.st_mtime_ns,
-                status.st_ctime_ns,
-                min(status.st_blocks, _MAX_BLOCKS),
-                traits.index(trait),
-            )
-        self._names = b"".join(names)
+        blob = bytearray()
+        for name, name_is_link in names:
+            blob += name
+            offsets.append(len(blob))
+            is_link.append(name_is_link)
+        self._names = bytes(blob)
         self._offsets = offsets
-        self._rows = bytes(rows)
-        #: What the dataset has and the view hides, by name.
-        self.problems = tuple(problems)
-        self.subdirectories = tuple(subdirectories)
+        self._rows = bytearray(len(is_link) * _ROW.size)
+        self._frozen = bytearray(-(-len(is_link) // CHUNK))
+        self._is_link: bytearray | None = is_link  # needed until all is frozen
+        #: Chunks that are not frozen yet.
+        self.unfrozen = len(self._frozen)
+        #: Why the dataset has an entry that the view hides, by place.
+        self.problems: dict[int, Kind] = {}
+        #: The places of directories; each one's real path when a link led to it.
+        self.subdirectories: dict[int, bytes | None] = {}
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
+
+    # -- freezing -----------------------------------------------------------------------------------------------
+
+    def is_frozen(self, place: int) -> bool:
+        """True when it is known what stands at a place."""
+        return self._frozen[place // CHUNK] != 0
+
+    def chunk(self, place: int) -> list[Name]:
+        """The names of the unfrozen chunk that holds a place, which begins at a multiple of CHUNK."""
+        assert self._is_link is not None, "all is frozen"
+        start = place - place % CHUNK
+        end = min(start + CHUNK, len(self))
+        return [(self.name(each), bool(self._is_link[each])) for each in range(start, end)]
+
+    def freeze(self, place: int, entries: Iterable[Entry], traits: Traits) -> None:
+        """Write down what stands behind `chunk(place)`. Nothing is changed when `entries` raises."""
+        start = place - place % CHUNK
+        pack_into, rows, size = _ROW.pack_into, self._rows, _ROW.size
+        found = list(entries)
+        for at, (status, problem, target) in enumerate(found, start):
+            if problem is not None or status is None:
+                self.problems[at] = problem or Kind.UNREADABLE
+                continue
+            mode = status.st_mode & ~HIDDEN_MODE_BITS
+            if mode & 0o170000 == 0o040000:
+                self.subdirectories[at] = target
+            trait = traits.index((mode, status.st_uid, status.st_gid, status.st_dev, target is not None))
+            blocks = min(status.st_blocks, _MAX_BLOCKS)
+            pack_into(
+                rows, at * size, status.st_ino, status.st_size,
+                status.st_atime_ns, status.st_mtime_ns, status.st_ctime_ns, blocks, trait,
+            )  # fmt: skip
+        self._frozen[start // CHUNK] = 1  # last: who sees it may use all of the above
+        self.unfrozen -= 1
+        if self.unfrozen == 0:
+            self._is_link = None
+
+    # -- reading ------------------------------------------------------------------------------------------------
 
     def name(self, place: int) -> bytes:
         """The name at a place, 0 <= place < len(self)."""
         return self._names[self._offsets[place] : self._offsets[place + 1]]
 
     def row(self, place: int) -> Row:
-        """The attributes at a place, 0 <= place < len(self)."""
+        """The attributes at a frozen place that is not hidden."""
         return Row._make(_ROW.unpack_from(self._rows, place * _ROW.size))
 
+    def rows(self, start: int, end: int) -> Iterator[tuple[int, ...]]:
+        """As `row`, for the places from `start` to before `end`; as plain tuples."""
+        size = _ROW.size
+        with memoryview(self._rows) as rows:
+            yield from _ROW.iter_unpack(rows[start * size : end * size])
+
     def find(self, name: bytes) -> int | None:
-        """The place of a name, or None."""
+        """The place of a name, hidden or not, or None."""
         low, high = 0, len(self)
         names, offsets = self._names, self._offsets
         while low < high:
@@ -137,10 +171,6 @@ class Table:
             else:
                 high = middle
         return low if low < len(self) and self.name(low) == name else None
-
-    def problem(self, name: bytes) -> Kind | None:
-        """Why a name of the dataset is not shown, if it is one of those."""
-        return next((kind for hidden, kind in self.problems if hidden == name), None)
 
     def nbytes(self) -> int:
         """Bytes held by the packed columns."""

@@ -7,36 +7,31 @@ Invariants (`View.check` asserts them):
 - A directory's nodeid is its index in `_directories`; a file's is that index shifted left by 32, plus its place in the
   directory's table. Nodeids are never reused, so a FORGET may be ignored.
 - An inode number is not a nodeid: it must be the same at the next mount, whatever is listed first then. Each
-  directory owns a range of numbers; its entries take the first ones in order, its subdirectories share the rest.
-- A directory's table never changes once it is there.
+  directory owns a range of numbers; its entries take the first ones in order, and each entry has an equal share of the
+  rest, for all below it if it is a directory.
+- A directory's names never change once they are listed, nor what stands behind a name once that is frozen. Names are
+  listed at once, what stands behind them is frozen a chunk at a time: whoever asks freezes what is asked for.
 """
 
 from __future__ import annotations
 
-import bisect
 import errno
-import hashlib
 import logging
 import os
 import stat
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 from symfuse import source
 from symfuse.dataset import Dataset
+from symfuse.inos import ROOT_INO, InoSpace, share
+from symfuse.nodes import Directory, Node, Shown, node_of
 from symfuse.policy import Kind
 from symfuse.progress import Progress
-from symfuse.table import HIDDEN_MODE_BITS, Row, Table, Trait, Traits
+from symfuse.table import CHUNK, HIDDEN_MODE_BITS, Row, Table, Trait, Traits
 
 ROOT_NODEID = 1
-ROOT_INO = 1
-#: Inode numbers stay below 2**53, so that programs that keep them in a double (JSON) keep them apart.
-FIRST_INO = 2
-INO_SPACE = 1 << 53
-#: Those of directories too deep for that lie between INO_SPACE and this; st_ino has 64 bits, some programs' a sign.
-INO_END = 1 << 63
 PLACE_BITS = 32
 #: Directories reached through links may repeat sources already shown this often before the next is hidden: far more
 #: than datasets do, far less than a machine bears.
@@ -44,60 +39,6 @@ REPEATS_ALLOWED = 100_000
 REPEATS_PER_SOURCE = 16
 
 log = logging.getLogger(__name__)
-
-
-class Node(NamedTuple):
-    """What a getattr shows. `mode` includes the file type; `blocks` counts 512 bytes; times are in nanoseconds."""
-
-    nodeid: int
-    ino: int
-    mode: int
-    nlink: int
-    uid: int
-    gid: int
-    size: int
-    blocks: int
-    atime_ns: int
-    mtime_ns: int
-    ctime_ns: int
-
-    @property
-    def is_directory(self) -> bool:
-        return stat.S_ISDIR(self.mode)
-
-
-class Directory:
-    """A directory of the view. Its table, once listed, is in `View._tables`; who freezes it sets the rest before."""
-
-    __slots__ = (
-        "absent",
-        "children",
-        "dev",
-        "first_ino",
-        "ino",
-        "inos",
-        "number",
-        "parent",
-        "path",
-        "place",
-        "repeats",
-    )
-
-    def __init__(
-        self, *, number: int, parent: Directory | None, place: int, path: bytes, dev: int, ino: int, inos: range,
-        repeats: bool,
-    ) -> None:  # fmt: skip
-        self.number = number
-        self.parent = parent
-        self.place = place  # in the parent's table
-        self.path = path  # real
-        self.dev = dev
-        self.ino = ino  # of the source, as `dev`
-        self.inos = inos  # this directory's range of inode numbers, for all below it
-        self.repeats = repeats  # reached through a link: its source may be shown elsewhere, too
-        self.first_ino = 0  # shown for the entry at place 0
-        self.children: dict[int, int] = {}  # place -> number
-        self.absent: dict[int, Kind] = {}  # places hidden here, though not everywhere the table is used
 
 
 class View:
@@ -109,11 +50,12 @@ class View:
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
         self._traits = Traits()
+        self._inos = InoSpace()  # under _lock
         status = dataset.root_status()
         self._root_status = status
         root = Directory(
             number=ROOT_NODEID, parent=None, place=0, path=dataset.root, dev=status.st_dev, ino=status.st_ino,
-            inos=range(FIRST_INO, INO_SPACE), repeats=False,
+            inos=self._inos.whole, repeats=False,
         )  # fmt: skip
         # Both lists grow under _lock and are read without it; an index once valid stays so. Number 0 is nobody's.
         self._directories: list[Directory] = [root, root]
@@ -124,7 +66,6 @@ class View:
         self._shared: dict[tuple[int, int], Table] = {}  # tables of linked directories by source, under _lock
         self._sources_repeated: Counter[tuple[int, int]] = Counter()  # under _lock
         self._repeats = 0  # under _lock
-        self._spare: list[tuple[int, int]] = []  # ranges beyond the shares, sorted (start, end), under _lock
         self._frozen = 0  # directories, under _lock
         self._failed: set[int] = set()  # directories that could not be read when it was tried, under _lock
         self._progress = Progress()  # under _lock
@@ -135,7 +76,7 @@ class View:
 
     def is_frozen(self, nodeid: int) -> bool:
         """True when a directory can be listed without touching the dataset."""
-        return 0 < nodeid < len(self._tables) and self._tables[nodeid] is not None
+        return 0 < nodeid < len(self._directories) and self._directories[nodeid].is_frozen
 
     def directory(self, nodeid: int) -> Directory:
         """Errors: KeyError when `nodeid` is no directory's."""
@@ -144,30 +85,65 @@ class View:
         raise KeyError(nodeid)
 
     def table(self, nodeid: int) -> Table:
-        """A directory's entries, frozen now if they were not. See `Directory.absent` for what to leave out.
+        """A directory's names, listed now if they were not.
 
         Errors: KeyError when `nodeid` is no directory's; OSError when it cannot be read.
         """
         directory = self.directory(nodeid)
         table = self._tables[nodeid]
-        return self._freeze(directory) if table is None else table
+        return self._list(directory) if table is None else table
+
+    def find(self, parent: int, name: bytes) -> int | None:
+        """The place of a name, shown or hidden, or None. What stands there is frozen now. Errors: as `table`."""
+        table = self.table(parent)
+        place = table.find(name)
+        if place is not None:
+            self._freeze(self._directories[parent], table, place)
+        return place
+
+    def hidden(self, parent: int, place: int) -> Kind | None:
+        """Why a frozen place is not shown, or None for one that is. Errors: as `table`."""
+        table, directory = self.table(parent), self._directories[parent]
+        kind = table.problems.get(place)
+        if kind is None and place in table.subdirectories:
+            self._child(directory, table, place)
+        return kind or directory.absent.get(place)
+
+    def child(self, parent: int, place: int) -> int | None:
+        """The nodeid of the directory that is shown at a place, if one is. Errors: as `table`."""
+        table = self.table(parent)
+        return self._child(self._directories[parent], table, place) if place in table.subdirectories else None
 
     def lookup(self, parent: int, name: bytes) -> Node | None:
         """The node of that name, or None. Errors: as `table`."""
-        table = self.table(parent)
-        directory = self._directories[parent]
-        place = table.find(name)
-        if place is None or place in directory.absent:
+        place = self.find(parent, name)
+        if place is None or self.hidden(parent, place) is not None:
             return None
-        return self._node(directory, place, table.row(place))
+        return self._node(self._directories[parent], place, self.table(parent).row(place))
+
+    def rows(self, nodeid: int, start: int = 0) -> Iterator[Shown]:
+        """What a directory shows from a place on, in byte order, as it is stored. Errors: as `table`."""
+        table = self.table(nodeid)
+        directory, traits = self._directories[nodeid], self._traits
+        problems, absent, subdirectories = table.problems, directory.absent, table.subdirectories
+        first_nodeid, first_ino = nodeid << PLACE_BITS, directory.first_ino
+        while start < len(table):
+            self._freeze(directory, table, start)
+            end = min(start - start % CHUNK + CHUNK, len(table))
+            for place, row in enumerate(table.rows(start, end), start):
+                if place in problems or place in absent:
+                    continue
+                child: int | None = first_nodeid | place
+                if place in subdirectories:
+                    child = self._child(directory, table, place)
+                if child is not None:
+                    yield place, table.name(place), child, first_ino + place, traits[row[6]], row
+            start = end
 
     def listing(self, nodeid: int, start: int = 0) -> Iterator[tuple[bytes, Node, int]]:
-        """Name, node and place of a directory's entries, in byte order, from a place on. Errors: as `table`."""
-        table = self.table(nodeid)
-        directory = self._directories[nodeid]
-        for place in range(start, len(table)):
-            if place not in directory.absent:
-                yield table.name(place), self._node(directory, place, table.row(place)), place
+        """Name, node and place of what a directory shows from a place on, in byte order. Errors: as `table`."""
+        for place, name, child, ino, trait, row in self.rows(nodeid, start):
+            yield name, node_of(child, ino, trait, row), place
 
     def node(self, nodeid: int) -> Node:
         """Errors: KeyError when there is no such node."""
@@ -191,17 +167,13 @@ class View:
             number, place = child.parent.number, child.place
         directory = self.directory(number)
         table = self._tables[number]
-        if table is None or place >= len(table):
+        if table is None or place >= len(table) or not table.is_frozen(place) or place in table.problems:
             raise KeyError(nodeid)
         return directory, place, table
 
     def _node(self, directory: Directory, place: int, row: Row) -> Node:
-        trait = self._traits[row.trait]
         nodeid = directory.children.get(place) or directory.number << PLACE_BITS | place
-        return Node(
-            nodeid, directory.first_ino + place, trait.mode, 1, trait.uid, trait.gid,
-            row.size, row.blocks, row.atime_ns, row.mtime_ns, row.ctime_ns,
-        )  # fmt: skip
+        return node_of(nodeid, directory.first_ino + place, self._traits[row.trait], row)
 
     def _root_node(self) -> Node:
         status = self._root_status
@@ -212,77 +184,81 @@ class View:
 
     # -- freezing -----------------------------------------------------------------------------------------------
 
-    def _freeze(self, directory: Directory) -> Table:
+    def _list(self, directory: Directory) -> Table:
+        """Read a directory's names and give it its inode numbers."""
         number = directory.number
-        with self._freezing[number % len(self._freezing)]:
+        with self._freezing[directory.ino % len(self._freezing)]:
             table = self._tables[number]
             if table is None:
-                table = self._read_table(directory)
+                table = self._read_names(directory)
                 with self._lock:
-                    self._admit(directory, table)
+                    directory.first_ino, directory.shared_inos = self._inos.divide(
+                        directory.inos, len(table), path=lambda: self._shown_path(directory)
+                    )
+                    self._tables[number] = table  # last: who sees the table may use all of the above
+        if table.unfrozen == 0:  # it is empty, or another link to the same source was frozen before
+            self._complete(directory, table)
         return table
 
-    def _read_table(self, directory: Directory) -> Table:
-        """The directory's table from disk; from memory when another link to the same source was read before."""
+    def _read_names(self, directory: Directory) -> Table:
+        """The directory's table from disk; from memory when another link to the same source was listed before."""
         key = (directory.dev, directory.ino)
         table = self._shared.get(key) if directory.repeats else None
         if table is None:
-            table = Table(self.dataset.entries(directory.path, dev=directory.dev, ino=directory.ino), self._traits)
+            table = Table(self.dataset.names(directory.path, dev=directory.dev, ino=directory.ino))
             if directory.repeats:
-                with self._lock:
-                    self._shared[key] = table
+                self._shared[key] = table
         return table
 
-    def _admit(self, directory: Directory, table: Table) -> None:
-        """Give a directory its table, and its subdirectories a place in the view. Called with _lock held."""
-        directory.first_ino, shares = self._number(directory, table)
-        for share, (place, target) in enumerate(table.subdirectories):
-            row = table.row(place)
-            trait = self._traits[row.trait]
-            kind = self._refuse(directory, row.ino, trait)
-            if kind is not None:
-                directory.absent[place] = kind
-                continue
-            child = Directory(
-                number=len(self._directories), parent=directory, place=place,
-                path=target or os.path.join(directory.path, table.name(place)), dev=trait.dev, ino=row.ino,
-                inos=shares[share], repeats=directory.repeats or trait.is_link,
-            )  # fmt: skip
-            directory.children[place] = child.number
-            self._tables.append(None)
-            self._directories.append(child)
-        self._record(directory, table)
-        self._tables[directory.number] = table  # last: who sees the table may use all of the above
+    def _freeze(self, directory: Directory, table: Table, place: int) -> None:
+        """Freeze the chunk of a table that holds a place, if it is not."""
+        if table.is_frozen(place):
+            return
+        with self._freezing[directory.ino % len(self._freezing)]:
+            if not table.is_frozen(place):
+                names = table.chunk(place)
+                entries = self.dataset.entries(directory.path, names, dev=directory.dev, ino=directory.ino)
+                table.freeze(place, entries, self._traits)
+        if table.unfrozen == 0:
+            self._complete(directory, table)
 
-    def _number(self, directory: Directory, table: Table) -> tuple[int, list[range]]:
-        """The entries' first inode number, and the range of each subdirectory.
+    def _complete(self, directory: Directory, table: Table) -> None:
+        """All of a directory is frozen: make its subdirectories, and count what it shows and hides."""
+        with self._lock:
+            if not directory.is_frozen:
+                for place in table.subdirectories:
+                    self._adopt(directory, table, place)
+                self._record(directory, table)
+                directory.is_frozen = True
 
-        A range too small for its entries (50 levels of two subdirectories each lead there, or 8 of 100) is left alone
-        for one beyond all shares.
-        """
-        numbers, count, heirs = directory.inos, len(table), len(table.subdirectories)
-        if count > len(numbers):
-            return self._spare_numbers(directory, count), [range(0)] * heirs
-        share = (len(numbers) - count) // max(heirs, 1)
-        start = numbers.start + count
-        return numbers.start, [range(start + share * heir, start + share * (heir + 1)) for heir in range(heirs)]
+    def _child(self, directory: Directory, table: Table, place: int) -> int | None:
+        """The number of the subdirectory at a place, made now if it was not; None where it is hidden."""
+        number = directory.children.get(place)
+        if number is None and place not in directory.absent:
+            with self._lock:
+                self._adopt(directory, table, place)
+            number = directory.children.get(place)
+        return number
 
-    def _spare_numbers(self, directory: Directory, count: int) -> int:
-        """The first of `count` numbers beyond all shares. Called with _lock held.
-
-        Where they begin is a hash of the directory's path, so it is the same at the next mount. That two directories
-        overlap is improbable, and made impossible: the later one moves behind the earlier.
-        """
-        digest = hashlib.blake2b(self._shown_path(directory), digest_size=8).digest()
-        start = INO_SPACE + int.from_bytes(digest, "little") % (INO_END - INO_SPACE - count)
-        index = bisect.bisect(self._spare, (start, start))
-        if index > 0 and self._spare[index - 1][1] > start:
-            start = self._spare[index - 1][1]
-        while index < len(self._spare) and self._spare[index][0] < start + count:
-            start = self._spare[index][1]
-            index += 1
-        self._spare.insert(index, (start, start + count))
-        return start
+    def _adopt(self, directory: Directory, table: Table, place: int) -> None:
+        """Give the subdirectory at a place its place in the view, or hide it. Called with _lock held."""
+        if place in directory.children or place in directory.absent:
+            return
+        row = table.row(place)
+        trait = self._traits[row.trait]
+        kind = self._refuse(directory, row.ino, trait)
+        if kind is not None:
+            directory.absent[place] = kind
+            return
+        child = Directory(
+            number=len(self._directories), parent=directory, place=place,
+            path=table.subdirectories[place] or os.path.join(directory.path, table.name(place)),
+            dev=trait.dev, ino=row.ino, inos=share(directory.shared_inos, place, len(table)),
+            repeats=directory.repeats or trait.is_link,
+        )  # fmt: skip
+        self._tables.append(None)
+        self._directories.append(child)
+        directory.children[place] = child.number  # last: who sees the number may use all of the above
 
     def _refuse(self, parent: Directory, ino: int, trait: Trait) -> Kind | None:
         """Why a directory must not be shown below `parent`, if so. Called with _lock held."""
@@ -317,15 +293,15 @@ class View:
         progress = self._progress
         self._frozen += 1
         progress.directories += len(directory.children)
-        progress.files += len(table) - len(table.subdirectories)
+        progress.files += len(table) - len(table.problems) - len(table.subdirectories)
         if directory.number in self._failed:
             self._failed.remove(directory.number)
             progress.take_back(Kind.UNREADABLE, self._shown_path(directory))
-        hidden = [*table.problems, *((table.name(place), kind) for place, kind in directory.absent.items())]
+        hidden = sorted([*table.problems.items(), *directory.absent.items()])
         if hidden:  # most directories hide nothing, and need no path
             path = self._shown_path(directory)
-            for name, kind in hidden:
-                progress.note(kind, os.path.join(path, name))
+            for place, kind in hidden:
+                progress.note(kind, os.path.join(path, table.name(place)))
 
     def _shown_path(self, directory: Directory) -> bytes:
         """Relative to the view's root."""
@@ -344,34 +320,38 @@ class View:
             progress.complete = self._frozen == len(self._directories) - 1
         return progress
 
-    def freeze_all(
-        self,
-        *,
-        on_progress: Callable[[Progress], None] | None = None,
-        stop: threading.Event | None = None,
-    ) -> Progress:
-        """Freeze every directory, breadth first; `stop` ends it early.
+    def freeze_all(self, *, keep_on: Callable[[], bool] = lambda: True) -> Progress:
+        """Freeze every directory, breadth first. `keep_on` is asked after each chunk; False ends it early.
 
         A directory that cannot be read is logged, counted as unreadable, and tried again when somebody looks at it.
         """
         number = ROOT_NODEID
-        while number < len(self._directories) and not (stop is not None and stop.is_set()):
-            if self._tables[number] is None:
-                self._freeze_or_note(self._directories[number])
-                if on_progress is not None:
-                    on_progress(self.progress())
+        while number < len(self._directories):
+            directory = self._directories[number]
+            try:
+                if not directory.is_frozen and not self._freeze_chunks(directory, keep_on):
+                    break
+            except OSError as error:
+                self._note_failure(directory, error)
             number += 1
         return self.progress()
 
-    def _freeze_or_note(self, directory: Directory) -> None:
-        try:
-            self._freeze(directory)
-        except OSError as error:
-            log.warning("%s cannot be listed: %s", os.fsdecode(directory.path), error.strerror)
-            with self._lock:
-                if directory.number not in self._failed:
-                    self._failed.add(directory.number)
-                    self._progress.note(Kind.UNREADABLE, self._shown_path(directory))
+    def _freeze_chunks(self, directory: Directory, keep_on: Callable[[], bool]) -> bool:
+        """Freeze a whole directory; False when `keep_on` ended it. Errors: OSError."""
+        table = self.table(directory.number)
+        for place in range(0, len(table), CHUNK):
+            self._freeze(directory, table, place)
+            if not keep_on():
+                return False
+        self._complete(directory, table)
+        return True
+
+    def _note_failure(self, directory: Directory, error: OSError) -> None:
+        log.warning("%s cannot be listed: %s", os.fsdecode(directory.path), error.strerror)
+        with self._lock:
+            if directory.number not in self._failed:
+                self._failed.add(directory.number)
+                self._progress.note(Kind.UNREADABLE, self._shown_path(directory))
 
     # -- content ------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from adding padding of its own.
 from __future__ import annotations
 
 import enum
+import functools
 import struct
 
 KERNEL_VERSION = 7
@@ -109,8 +110,6 @@ ENTRY_OUT = struct.Struct("<" + _ENTRY)
 #: `fuse_dirent` without its name: ino, off, namelen, type.
 _DIRENT = "QQII"
 DIRENT = struct.Struct("<" + _DIRENT)
-#: `fuse_direntplus` without its name: an entry_out, then a dirent.
-DIRENTPLUS = struct.Struct("<" + _ENTRY + _DIRENT)
 #: `fuse_open_out`: fh, open_flags, backing_id.
 OPEN_OUT = struct.Struct("<QIi")
 #: `fuse_read_in`: fh, offset, size, read_flags, lock_owner, flags, padding.
@@ -127,3 +126,9 @@ MIN_MAX_WRITE = 4096
 #: Records in a directory reply begin at multiples of this.
 DIRENT_ALIGN = 8
 NAME_MAX = 255
+
+
+@functools.lru_cache(maxsize=NAME_MAX)
+def direntplus(name_bytes: int) -> struct.Struct:
+    """`fuse_direntplus` for names of one length: an entry_out, a dirent, the name, padded."""
+    return struct.Struct(f"<{_ENTRY}{_DIRENT}{name_bytes}s{-name_bytes % DIRENT_ALIGN}x")

@@ -27,7 +27,8 @@ from symfuse.errors import FuseUnavailable, MountpointError, SymfuseError
 from symfuse.fuse import kernelmount
 from symfuse.fuse.abi import NAME_MAX
 from symfuse.fuse.kernelmount import CURE_NO_CAPABILITY, CURE_NO_HELPER
-from symfuse.view import ROOT_NODEID, Node, View
+from symfuse.nodes import Node
+from symfuse.view import ROOT_NODEID, View
 
 if TYPE_CHECKING:
     from symfuse.counters import Tally
@@ -135,8 +136,7 @@ class Operations:
         node = self._node(path)
         if not stat.S_ISDIR(node.mode):
             raise OSError(errno.ENOTDIR, "not a directory")
-        self._view.table(node.nodeid)
-        return self._entries(node)
+        return iter(list(self._entries(node)))
 
     def _entries(self, node: Node) -> Iterator[tuple[str, Attributes, int]]:
         # Offset 0 lets libfuse collect the whole listing at once and number it itself.

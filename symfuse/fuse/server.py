@@ -11,6 +11,7 @@ payload, or None where the protocol has no reply; errors are raised as OSError. 
 from __future__ import annotations
 
 import errno
+import itertools
 import logging
 import struct
 from collections.abc import Callable, Iterator
@@ -20,7 +21,8 @@ from symfuse import control
 from symfuse.control import Control
 from symfuse.fuse import abi
 from symfuse.fuse.abi import InitFlag, Opcode, OpenFlag
-from symfuse.view import Node, View
+from symfuse.nodes import Node
+from symfuse.view import View
 
 #: Seconds; the kernel turns any larger number into "never".
 FOREVER_S = 1 << 32
@@ -209,7 +211,9 @@ class Server:
     def _readdir(self, header: Header, body: bytes) -> bytes:
         _fh, offset, size, *_ = abi.READ_IN.unpack_from(body)
         reply = bytearray()
-        for name, node, cookie in self._entries(header.nodeid, offset):
+        listing = self._view.listing(header.nodeid, max(offset - _DOTS, 0))
+        entries = ((name, node, place + _DOTS + 1) for name, node, place in listing)
+        for name, node, cookie in itertools.chain(self._dots(header.nodeid, offset), entries):
             record = abi.DIRENT.pack(node.ino, cookie, len(name), node.mode >> 12) + name
             if not _append(reply, record, size):
                 break
@@ -217,18 +221,34 @@ class Server:
 
     def _readdirplus(self, header: Header, body: bytes) -> bytes:
         """Entries with their attributes. Each but . and .. raises the lookup count, as in `_lookup`."""
-        _fh, offset, size, *_ = abi.READ_IN.unpack_from(body)
-        reply = bytearray()
-        for name, node, cookie in self._entries(header.nodeid, offset):
-            # The two dots carry no nodeid, so that the kernel does not take them for children.
-            entry = _entry(node) if cookie > _DOTS else (0,) * 22
-            record = abi.DIRENTPLUS.pack(*entry, node.ino, cookie, len(name), node.mode >> 12) + name
-            if not _append(reply, record, size):
+        _fh, offset, room, *_ = abi.READ_IN.unpack_from(body)
+        # The two dots carry no nodeid, so that the kernel does not take them for children.
+        records = [
+            abi.direntplus(len(name)).pack(*(0,) * 22, node.ino, cookie, len(name), node.mode >> 12, name)
+            for name, node, cookie in self._dots(header.nodeid, offset)
+        ]
+        room -= sum(map(len, records))
+        # A million entries come this way: from the table's row to the record, with nothing in between.
+        for place, name, nodeid, ino, trait, row in self._view.rows(header.nodeid, max(offset - _DOTS, 0)):
+            _source_ino, size, atime, mtime, ctime, blocks, _trait = row
+            atime_s, atime_ns = divmod(atime, 1_000_000_000)
+            mtime_s, mtime_ns = divmod(mtime, 1_000_000_000)
+            ctime_s, ctime_ns = divmod(ctime, 1_000_000_000)
+            mode = trait.mode
+            record = abi.direntplus(len(name)).pack(
+                nodeid, 0, FOREVER_S, FOREVER_S, 0, 0,
+                ino, size, blocks, atime_s, mtime_s, ctime_s, atime_ns, mtime_ns, ctime_ns,
+                mode, 1, trait.uid, trait.gid, 0, 0, 0,
+                ino, place + _DOTS + 1, len(name), mode >> 12, name,
+            )  # fmt: skip
+            room -= len(record)
+            if room < 0:
                 break
-        return bytes(reply)
+            records.append(record)
+        return b"".join(records)
 
-    def _entries(self, nodeid: int, offset: int) -> Iterator[tuple[bytes, Node, int]]:
-        """Name, node and the cookie of the next entry, from the entry on whose cookie `offset` is.
+    def _dots(self, nodeid: int, offset: int) -> Iterator[tuple[bytes, Node, int]]:
+        """Name, node and the cookie of the next entry, of those of "." and ".." that are at `offset` or behind it.
 
         Cookies: 1 follows ".", 2 follows "..", place + 3 follows a place.
         """
@@ -236,8 +256,6 @@ class Server:
             yield b".", self._view.node(nodeid), 1
         if offset < _DOTS:
             yield b"..", self._view.node(self._view.parent(nodeid)), _DOTS
-        for name, node, place in self._view.listing(nodeid, max(offset - _DOTS, 0)):
-            yield name, node, place + _DOTS + 1
 
     # -- files --------------------------------------------------------------------------------------------------
 

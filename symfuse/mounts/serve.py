@@ -114,7 +114,7 @@ class MountServer:
         dataset = Dataset(request.source, request.policy, mountpoint=request.mountpoint, confined=request.allow_other)
         view = View(dataset)
         if request.scans_first:
-            refuse(view.freeze_all(on_progress=self._reporter(), stop=self._stop), request.policy.fail_on)
+            refuse(view.freeze_all(keep_on=self._reporting(view)), request.policy.fail_on)
         return view
 
     def _backend(self, view: View) -> Callable[[Callable[[], None]], None]:
@@ -136,18 +136,19 @@ class MountServer:
 
         return KernelBackend(view, control, options=options).run
 
-    def _reporter(self) -> Callable[[Progress], None]:
-        """Reports progress now and then; the view offers it for every directory."""
+    def _reporting(self, view: View) -> Callable[[], bool]:
+        """Reports progress now and then, until the mount is stopped."""
         last_s = time.monotonic()
 
-        def report(progress: Progress) -> None:
+        def keep_on() -> bool:
             nonlocal last_s
             now_s = time.monotonic()
             if now_s - last_s >= REPORT_INTERVAL_S:
                 last_s = now_s
-                self._report({"event": "progress", "frozen": progress.as_dict()})
+                self._report({"event": "progress", "frozen": view.progress().as_dict()})
+            return not self._stop.is_set()
 
-        return report
+        return keep_on
 
     def _tell(self, what: bytes) -> None:
         os.write(self._wake, what)
@@ -230,7 +231,7 @@ class MountServer:
 
     def _freeze(self, view: View) -> None:
         try:
-            view.freeze_all(stop=self._stop)
+            view.freeze_all(keep_on=lambda: not self._stop.is_set())
         except Exception:
             log.exception("freezing the dataset in the background failed")
 

@@ -25,11 +25,14 @@ def opened(root: Path, policy: Policy | None = None, *, confined: bool = False) 
 
 def entries(root: Path, policy: Policy | None = None, *, below: str = "", confined: bool = False) -> dict[bytes, Entry]:
     """The entries of one directory by name."""
-    path = root.resolve() / below
-    status = path.stat()
-    dataset = opened(root, policy, confined=confined)
-    found = dataset.entries(os.fsencode(path), dev=status.st_dev, ino=status.st_ino)
-    return {entry.name: entry for entry in found}
+    return listed(opened(root, policy, confined=confined), root.resolve() / below)
+
+
+def listed(dataset: Dataset, directory: Path) -> dict[bytes, Entry]:
+    path, status = os.fsencode(directory), directory.stat()
+    names = dataset.names(path, dev=status.st_dev, ino=status.st_ino)
+    entries = dataset.entries(path, names, dev=status.st_dev, ino=status.st_ino)
+    return {name: entry for (name, _), entry in zip(names, entries, strict=True)}
 
 
 def problems(root: Path, policy: Policy | None = None, *, confined: bool = False) -> dict[bytes, Kind | None]:
@@ -177,27 +180,24 @@ def test_a_directory_that_gives_way_to_a_link_opens_no_way_out(tmp_path: Path) -
         (root / name).symlink_to(text)
     dataset = opened(root, confined=True)
 
-    def listed(name: str) -> dict[bytes, Kind | None]:
-        path = root.resolve() / name
-        found = dataset.entries(os.fsencode(path), dev=path.stat().st_dev, ino=path.stat().st_ino)
-        return {entry.name: entry.problem for entry in found}
-
-    assert listed("one") == {b"a": None}  # `dataset/sub` is remembered as a directory without links
+    assert (
+        listed(dataset, root.resolve() / "one")[b"a"].problem is None
+    )  # `dataset/sub` is remembered as a directory without links
     (root / "sub").rename(root / "aside")
     (root / "sub").symlink_to(tmp_path / "secret")
-    assert listed("two") == {b"b": Kind.OUTSIDE}
+    assert listed(dataset, root.resolve() / "two")[b"b"].problem is Kind.OUTSIDE
 
 
 def test_the_mountpoint_in_a_linked_directory_is_hidden(tmp_path: Path) -> None:
     other = tree(tmp_path / "other", {"mnt": {}, "file": b""}).resolve()
     root = tree(tmp_path / "dataset", {})
     dataset = Dataset(os.fsencode(root), Policy(), mountpoint=os.fsencode(other / "mnt"))
-    status = other.stat()
-    found = dataset.entries(os.fsencode(other), dev=status.st_dev, ino=status.st_ino)
-    assert {entry.name: entry.problem for entry in found} == {b"file": None, b"mnt": Kind.RECURSIVE}
-    dataset.forbid_device(status.st_dev)
-    found = dataset.entries(os.fsencode(other), dev=status.st_dev, ino=status.st_ino)
-    assert {entry.problem for entry in found} == {Kind.RECURSIVE}, "whatever name the mount goes by"
+    found = {name: entry.problem for name, entry in listed(dataset, other).items()}
+    assert found == {b"file": None, b"mnt": Kind.RECURSIVE}
+    dataset.forbid_device(other.stat().st_dev)
+    assert {entry.problem for entry in listed(dataset, other).values()} == {Kind.RECURSIVE}, (
+        "whatever name the mount goes by"
+    )
 
 
 def test_a_link_into_the_mountpoint_is_never_walked(tmp_path: Path) -> None:
@@ -214,8 +214,7 @@ def test_a_link_into_the_mountpoint_is_never_walked(tmp_path: Path) -> None:
         },
     )
     dataset = Dataset(os.fsencode(root), Policy(), mountpoint=os.fsencode(mountpoint))
-    status = root.stat()
-    found = {e.name: e.problem for e in dataset.entries(dataset.root, dev=status.st_dev, ino=status.st_ino)}
+    found = {name: entry.problem for name, entry in listed(dataset, root).items()}
     assert found == {b"f": None} | dict.fromkeys([b"m", b"n", b"o", b"p"], Kind.RECURSIVE)
 
 
@@ -357,7 +356,8 @@ def test_no_descriptor_is_left_open_behind_a_listing_that_was_given_up(tmp_path:
     status = root.stat()
     before = set(os.listdir("/proc/self/fd"))
     dataset = opened(root)
-    listing = dataset.entries(dataset.root, dev=status.st_dev, ino=status.st_ino)
+    names = [(b"a", False), (b"b", False)]
+    listing = dataset.entries(dataset.root, names, dev=status.st_dev, ino=status.st_ino)
     next(listing)
     assert dataset.callers
     del listing
@@ -371,9 +371,14 @@ def test_a_directory_that_was_replaced_is_not_listed_as_the_old_one(tmp_path: Pa
     (root / "d").rename(root / "e")
     tree(root / "d", {"b": b""})
     dataset = opened(root)
-    with pytest.raises(OSError) as error:
-        list(dataset.entries(dataset.root + b"/d", dev=status.st_dev, ino=status.st_ino))
-    assert error.value.errno == errno.ESTALE
+    path = dataset.root + b"/d"
+    for listing in (
+        lambda: dataset.names(path, dev=status.st_dev, ino=status.st_ino),
+        lambda: list(dataset.entries(path, [(b"b", False)], dev=status.st_dev, ino=status.st_ino)),
+    ):
+        with pytest.raises(OSError) as error:
+            listing()
+        assert error.value.errno == errno.ESTALE
 
 
 def test_idle_descriptors_are_few_and_each_has_one_owner() -> None:

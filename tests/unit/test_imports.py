@@ -14,8 +14,8 @@ PACKAGE = REPOSITORY / "symfuse"
 
 #: Each layer imports from those before it, never from those after. docs/design.md has the same list.
 LAYERS = [
-    *("errors", "policy", "progress", "source", "dataset", "table", "view", "explain", "counters", "control"),
-    *("fuse", "mounts", "cli"),
+    *("errors", "policy", "progress", "source", "dataset", "table", "inos", "nodes", "view"),
+    *("explain", "counters", "control", "fuse", "mounts", "cli"),
 ]
 #: The package's front door and the `python -m` entry: they hold nothing but a lazy import of what is behind them.
 DOORS = {"symfuse", "symfuse.__main__"}
@@ -25,6 +25,8 @@ TOUCHING = {"open", "listdir", "lstat", "pread", "readlink", "scandir", "stat", 
 #: Modules between the dataset and the kernel. None of them has a reason to touch any file but through dataset.py.
 BETWEEN = [
     "table",
+    "inos",
+    "nodes",
     "view",
     "explain",
     "progress",

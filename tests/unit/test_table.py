@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from symfuse.dataset import Entry
 from symfuse.policy import Kind
-from symfuse.table import Table, Trait, Traits
+from symfuse.table import CHUNK, Likeness, Table, Trait, Traits
 from tests.support.trees import tree
 
 NAMES = st.binary(min_size=1, max_size=255).filter(lambda name: b"/" not in name and b"\0" not in name)
@@ -20,9 +22,17 @@ def status(*, mode: int = stat.S_IFREG | 0o644, size: int = 0, ino: int = 7) -> 
     return os.stat_result((mode, ino, 1, 1, 0, 0, size, 0, 0, 0), {"st_blocks": 0, **times})
 
 
+def frozen_table(entries: dict[bytes, Entry], traits: Traits | None = None) -> Table:
+    """A table of these entries, all frozen."""
+    made = Table([(name, False) for name in sorted(entries)])
+    for place in range(0, len(made), CHUNK):
+        made.freeze(place, [entries[name] for name, _ in made.chunk(place)], traits or Traits())
+    return made
+
+
 def table(names: list[bytes]) -> Table:
     """A table of files; each one's size tells its place."""
-    return Table((Entry(name, status(size=place)) for place, name in enumerate(sorted(names))), Traits())
+    return frozen_table({name: Entry(status(size=place)) for place, name in enumerate(sorted(names))})
 
 
 @given(st.lists(NAMES, unique=True))
@@ -49,31 +59,56 @@ def test_attributes_come_back_as_they_were(tmp_path: Path) -> None:
     for time_ns in (0, -1, 1_700_000_000_123_456_789):
         os.utime(path, ns=(time_ns, time_ns))
         found = path.stat()
-        row = Table([Entry(b"a", found)], Traits()).row(0)
+        row = frozen_table({b"a": Entry(found)}).row(0)
         assert (row.ino, row.size, row.blocks) == (found.st_ino, found.st_size, found.st_blocks)
         assert (row.atime_ns, row.mtime_ns, row.ctime_ns) == (found.st_atime_ns, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def test_the_largest_numbers_fit() -> None:
-    row = Table([Entry(b"a", status(size=(1 << 63) - 1, ino=(1 << 64) - 1))], Traits()).row(0)
+    row = frozen_table({b"a": Entry(status(size=(1 << 63) - 1, ino=(1 << 64) - 1))}).row(0)
     assert (row.size, row.ino) == ((1 << 63) - 1, (1 << 64) - 1)
 
 
 def test_write_and_set_id_bits_are_never_shown() -> None:
     traits = Traits()
-    frozen = Table([Entry(b"a", status(mode=stat.S_IFREG | 0o7777))], traits)
+    frozen = frozen_table({b"a": Entry(status(mode=stat.S_IFREG | 0o7777))}, traits)
     assert traits[frozen.row(0).trait].mode == stat.S_IFREG | 0o1555
 
 
 def test_what_is_hidden_is_kept_apart_with_its_reason() -> None:
-    frozen = Table([Entry(b"a", None, Kind.DANGLING), Entry(b"b", status())], Traits())
-    assert [frozen.name(place) for place in range(len(frozen))] == [b"b"]
-    assert (frozen.problem(b"a"), frozen.problem(b"b")) == (Kind.DANGLING, None)
+    frozen = frozen_table({b"a": Entry(None, Kind.DANGLING), b"b": Entry(status())})
+    assert frozen.problems == {0: Kind.DANGLING}
+
+
+def test_a_huge_directory_is_frozen_a_chunk_at_a_time() -> None:
+    names = [b"%06d" % number for number in range(2 * CHUNK + 5)]
+    half = Table([(name, True) for name in names])
+    assert (len(half), half.unfrozen) == (len(names), 3)
+    assert half.chunk(CHUNK + 7) == [(name, True) for name in names[CHUNK : 2 * CHUNK]]
+    half.freeze(CHUNK + 7, [Entry(status(size=9), None, b"/t")] * CHUNK, Traits())
+    assert [half.is_frozen(place) for place in (CHUNK - 1, CHUNK, 2 * CHUNK - 1, 2 * CHUNK)] == [
+        False,
+        True,
+        True,
+        False,
+    ]
+    assert (half.row(CHUNK).size, half.find(names[3]), half.unfrozen) == (9, 3, 2)
+
+
+def test_a_chunk_that_cannot_be_read_is_left_unfrozen() -> None:
+    def entries() -> Iterator[Entry]:
+        yield Entry(status())
+        raise OSError("gone")
+
+    half = Table([(b"a", False), (b"b", False)])
+    with pytest.raises(OSError, match="gone"):
+        half.freeze(0, entries(), Traits())
+    assert (half.is_frozen(0), half.unfrozen, half.problems) == (False, 1, {})
 
 
 def test_many_like_files_share_one_trait() -> None:
     traits = Traits()
-    frozen = Table([Entry(b"%d" % number, status()) for number in range(9)], traits)
+    frozen = frozen_table({b"%d" % number: Entry(status()) for number in range(9)}, traits)
     assert {frozen.row(place).trait for place in range(9)} == {0}
 
 
@@ -85,8 +120,8 @@ def test_a_row_costs_few_bytes() -> None:
 def test_a_trait_can_be_looked_up_as_soon_as_its_index_is_known() -> None:
     traits = Traits()
 
-    class Watched(dict[Trait, int]):
-        def __setitem__(self, trait: Trait, index: int) -> None:
+    class Watched(dict[Likeness, int]):
+        def __setitem__(self, trait: Likeness, index: int) -> None:
             assert traits[index] == trait
             super().__setitem__(trait, index)
 

@@ -9,16 +9,21 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from symfuse import inos
+from symfuse import table as table_module
 from symfuse import view as view_module
 from symfuse.dataset import Dataset
 from symfuse.explain import explain
+from symfuse.inos import ROOT_INO
+from symfuse.nodes import Node
 from symfuse.policy import Kind, Policy
-from symfuse.view import ROOT_INO, ROOT_NODEID, Node, View
+from symfuse.view import ROOT_NODEID, View
 from tests.support.trees import Entry, Name, attributes, fifo, hardlink, link, tree
 
 MESS: dict[Name, Entry] = {
@@ -113,14 +118,14 @@ def test_a_listing_can_be_resumed_at_any_place(mess: View) -> None:
 def test_two_threads_freeze_one_listing(tmp_path: Path) -> None:
     more: dict[Name, Entry] = {f"{number}": link("0") for number in range(1, 300)}
     view = opened(tree(tmp_path / "dataset", {"0": b"", **more}))
-    tables: list[object] = []
-    threads = [threading.Thread(target=lambda: tables.append(view.table(ROOT_NODEID))) for _ in range(8)]
+    listings: list[object] = []
+    threads = [threading.Thread(target=lambda: listings.append(list(view.listing(ROOT_NODEID)))) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(tables) == 8
-    assert len({id(table) for table in tables}) == 1
+    assert len(listings) == 8
+    assert all(table == listings[0] for table in listings)
     assert view.progress().files == 300
     view.close()
 
@@ -180,14 +185,86 @@ def test_inode_numbers_stay_distinct_where_the_space_is_too_small(
     drawn: dict[Name, Entry], space: int, order: random.Random
 ) -> None:
     with tempfile.TemporaryDirectory() as scratch, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(view_module, "INO_SPACE", space + 2)
-        patch.setattr(view_module, "INO_END", space + 2 + 64)  # so that ranges by hash overlap
+        patch.setattr(inos, "INO_SPACE", space + 2)
+        patch.setattr(inos, "INO_END", space + 2 + 64)  # so that ranges by hash overlap
         view = opened(tree(Path(scratch) / "dataset", drawn))
         directories = [ROOT_NODEID]
         while directories:
             nodeid = directories.pop(order.randrange(len(directories)))
             directories += [node.nodeid for _, node, _ in view.listing(nodeid) if node.is_directory]
         view.check()
+
+
+# -- huge directories --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def huge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[View]:
+    """One directory of ten chunks: every third entry leads nowhere, every tenth is a directory."""
+    for module in (table_module, view_module):
+        monkeypatch.setattr(module, "CHUNK", 8)
+    literal: dict[Name, Entry] = {f"{number:02}": link("../store/f") for number in range(80)}
+    literal |= {f"{number:02}": link("nowhere") for number in range(0, 80, 3)}
+    literal |= {f"{number:02}": {"inside": b""} for number in range(0, 80, 10)}
+    view = opened(tree(tmp_path / "dataset", {"huge": literal, "store": {"f": b"F"}}))
+    yield view
+    view.check()
+    view.close()
+
+
+def seen_by(view: View, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The names that are resolved from here on."""
+    seen: list[bytes] = []
+    resolve = Dataset.entries
+
+    def entries(self: Dataset, path: bytes, names: list[tuple[bytes, bool]], *, dev: int, ino: int) -> Iterator[Any]:
+        seen.extend(name for name, _ in names)
+        return resolve(self, path, names, dev=dev, ino=ino)
+
+    monkeypatch.setattr(Dataset, "entries", entries)
+    return seen
+
+
+def test_a_lookup_in_a_huge_directory_freezes_what_is_near_only(huge: View, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = at(huge, b"huge").nodeid
+    seen = seen_by(huge, monkeypatch)
+    assert huge.lookup(directory, b"43") is not None
+    assert seen == [b"%02d" % number for number in range(40, 48)]
+    assert huge.lookup(directory, b"absent") is None
+    assert huge.lookup(directory, b"42") is None, "hidden"
+    assert len(seen) == 8
+    assert not huge.is_frozen(directory)
+
+
+def test_the_first_entries_of_a_huge_directory_wait_for_no_others(huge: View, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = at(huge, b"huge").nodeid
+    seen = seen_by(huge, monkeypatch)
+    listing = huge.listing(directory)
+    assert next(listing)[0] == b"00"
+    assert len(seen) == 8
+    assert len([next(listing) for _ in range(6)]) == 6
+    assert len(seen) == 16
+
+
+def test_a_huge_directory_is_the_same_in_whatever_order_it_is_frozen(huge: View, tmp_path: Path) -> None:
+    piecemeal = {name: at(huge, b"huge/%02d" % number) for number in (43, 70, 1) for name in [b"%02d" % number]}
+    inside = at(huge, b"huge/50/inside").ino
+    at_once = opened(tmp_path / "dataset")
+    assert at_once.freeze_all() == huge.freeze_all()
+    shown = {name: node for name, node, _ in at_once.listing(at(at_once, b"huge").nodeid)}
+    assert {name: node.ino for name, node in piecemeal.items()} == {name: shown[name].ino for name in piecemeal}
+    assert at(at_once, b"huge/50/inside").ino == inside
+    assert len(shown) == 80 - len({*range(0, 80, 3)} - {*range(0, 80, 10)})
+    at_once.close()
+
+
+def test_a_nodeid_of_what_is_hidden_or_not_frozen_yet_is_a_key_error(huge: View) -> None:
+    directory = at(huge, b"huge").nodeid
+    huge.lookup(directory, b"43")
+    assert huge.node(directory << 32 | 43).size == 1
+    for place in (42, 60, 80):
+        with pytest.raises(KeyError):
+            huge.node(directory << 32 | place)
 
 
 # -- problems ----------------------------------------------------------------------------------------------------------
@@ -243,15 +320,14 @@ def test_many_links_to_one_directory_are_no_multiplication(tmp_path: Path) -> No
 
 
 def test_freezing_can_be_stopped(mess: View) -> None:
-    stop = threading.Event()
-    stop.set()
-    assert not mess.freeze_all(stop=stop).complete
+    assert not mess.freeze_all(keep_on=lambda: False).complete
+    assert mess.freeze_all().complete, "and be taken up again"
 
 
 def test_a_directory_that_went_away_before_it_was_frozen_is_counted_not_fatal(
     mess: View, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    mess.table(ROOT_NODEID)
+    list(mess.listing(ROOT_NODEID))
     (tmp_path / "dataset" / "again").rename(tmp_path / "elsewhere")
     progress = mess.freeze_all()
     assert progress.hidden[Kind.UNREADABLE] == 1
