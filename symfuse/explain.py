@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
-from symfuse.dataset import Hop, Unresolvable
+from symfuse.links import Hop, Unresolvable
 from symfuse.nodes import Directory
 from symfuse.policy import Kind
 from symfuse.view import ROOT_NODEID, View
@@ -71,7 +71,7 @@ def explain(view: View, path: bytes) -> Explanation:
 def _trace(view: View, directory: Directory, name: bytes, hops: list[Hop]) -> bytes:
     """The real path behind an entry as the dataset is now; appends the links on the way to `hops`."""
     try:
-        return view.dataset.trace(directory.path, name, hops=hops).path
+        return view.dataset.links.trace(directory.path, name, hops=hops).path
     except Unresolvable:
         return b""
     except OSError:  # no link

@@ -11,9 +11,10 @@ from symfuse import control
 from symfuse.cli.options import as_path
 from symfuse.cli.output import say
 from symfuse.control import Message
-from symfuse.dataset import PATH_MAX, Dataset
+from symfuse.dataset import Dataset
 from symfuse.errors import ExitStatus, MountpointError, NotMounted, SourceError, SymfuseError, UsageError
 from symfuse.explain import explain
+from symfuse.links import PATH_MAX
 from symfuse.mounts import live, table
 from symfuse.mounts.request import absolute
 from symfuse.mounts.table import MountEntry, State, is_within

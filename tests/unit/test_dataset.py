@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from symfuse import source
-from symfuse.dataset import Dataset, Entry, Hop, Unresolvable
+from symfuse.dataset import Dataset, Entry
 from symfuse.errors import SourceError
+from symfuse.links import Hop, Unresolvable
 from symfuse.policy import DirLinks, DotEntries, Kind, Outside, Policy
 from symfuse.source import MAX_IDLE_SOURCES, Identity, IdleSources
 from tests.support.trees import Entry as Literal
@@ -113,7 +114,7 @@ def test_a_chain_through_a_missing_link_names_every_hop(tmp_path: Path) -> None:
     root = tree(tmp_path / "dataset", {"a": link("b"), "b": link("d/c"), "d": link("e"), "e": {"c": link("nowhere")}})
     top, hops = os.fsencode(root.resolve()), list[Hop]()
     with pytest.raises(Unresolvable) as error:
-        opened(root).trace(top, b"a", hops=hops)
+        opened(root).links.trace(top, b"a", hops=hops)
     assert error.value.kind is Kind.DANGLING
     assert hops == [
         (top + b"/a", b"b"),

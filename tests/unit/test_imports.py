@@ -14,7 +14,7 @@ PACKAGE = REPOSITORY / "symfuse"
 
 #: Each layer imports from those before it, never from those after. docs/design.md has the same list.
 LAYERS = [
-    *("errors", "policy", "progress", "source", "dataset", "table", "inos", "nodes", "view"),
+    *("errors", "policy", "progress", "source", "links", "dataset", "table", "inos", "nodes", "view"),
     *("explain", "counters", "control", "fuse", "mounts", "cli"),
 ]
 #: The package's front door and the `python -m` entry: they hold nothing but a lazy import of what is behind them.

@@ -1,0 +1,297 @@
+"""How a link is followed, and where its target really lies.
+
+Links are resolved here and not by the kernel, one hop at a time, because only so is it known *which* link is broken,
+where a target really lies, and that the way does not lead into our own mountpoint: a path walk into it would wait for
+an answer that only we can give. Names and paths are bytes; every path handed out is absolute and free of links.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, NamedTuple, TypeVar
+
+from symfuse.policy import Kind
+
+#: Links followed in one resolution before it counts as a loop. Source: path_resolution(7), MAXSYMLINKS.
+MAX_LINKS = 40
+#: Source: limits.h; PATH_MAX counts the closing NUL. Some file systems have longer names than Linux can pass on.
+PATH_MAX = 4096
+NAME_MAX = 255
+#: Real directories remembered by the text that led to them; links of one dataset share few of them.
+MAX_REMEMBERED = 4096
+
+#: What ends a link's text without naming an entry.
+_NO_NAMES = frozenset({b"", b".", b".."})
+_DANGLING = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
+
+T = TypeVar("T")
+
+
+class Target(NamedTuple):
+    """What a link leads to."""
+
+    path: bytes
+    status: os.stat_result
+
+
+class Hop(NamedTuple):
+    """One link followed: where it lies and what it says."""
+
+    link: bytes
+    text: bytes
+
+
+class Unresolvable(Exception):
+    """A link that leads to nothing that can be shown."""
+
+    def __init__(self, kind: Kind) -> None:
+        super().__init__(kind.meaning)
+        self.kind = kind
+
+
+#: `Links._real_directory`, or the same with a memory: (start, text, hops) -> real path.
+DirectoryFinder = Callable[[bytes, bytes, list[Hop]], bytes]
+
+
+class Links:
+    """Follows links. Safe to use from several threads.
+
+    No link is followed into `mountpoint` (a real path), nor out of the directories `allowed` (real, each with a slash
+    at its end) where those are given.
+    """
+
+    def __init__(self, *, mountpoint: bytes | None, allowed: tuple[bytes, ...] | None) -> None:
+        self._mountpoint = mountpoint
+        self._allowed = allowed
+        self._remembered: dict[tuple[bytes, bytes], bytes] = {}
+        #: Devices that no link may lead into: our own mount's, wherever else it is bound to.
+        self.forbidden: set[int] = set()
+
+    def resolve(self, directory: bytes, name: bytes) -> Target:
+        """Follow the link `directory`/`name` to its end. `directory` must be a real path.
+
+        Errors: Unresolvable, with the kind; OSError EINVAL when it is no link.
+        """
+        return self._resolve(directory, name, [], self._remembered_directory)
+
+    def trace(self, directory: bytes, name: bytes, *, hops: list[Hop]) -> Target:
+        """Like `resolve`, and appends every link on the way to `hops`, also when it fails."""
+        return self._resolve(directory, name, hops, self._real_directory)
+
+    def _resolve(self, directory: bytes, name: bytes, hops: list[Hop], real_directory: DirectoryFinder) -> Target:
+        path = join(directory, name)
+        try:
+            hop = Hop(path, at_path(os.readlink, path))
+            return self._follow(directory, hop, hops, real_directory)
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                raise
+            raise Unresolvable(kind_of(error)) from error
+
+    def follow(self, directory: bytes, hop: Hop) -> Target:
+        """Follow one link that lies in `directory`, and those behind it. Errors: Unresolvable, OSError."""
+        return self._follow(directory, hop, [], self._remembered_directory)
+
+    def _follow(self, directory: bytes, hop: Hop, hops: list[Hop], real_directory: DirectoryFinder) -> Target:
+        while True:
+            _count(hop, hops)
+            head, slash, last = hop.text.rpartition(b"/")
+            if last in _NO_NAMES:
+                path = self._real_directory(directory, hop.text, hops)
+                status = at_path(os.lstat, path)
+            else:
+                if slash:
+                    directory = real_directory(directory, head or b"/", hops)
+                path = join(directory, last)
+                if path == self._mountpoint:
+                    raise Unresolvable(Kind.RECURSIVE)
+                status = at_path(os.lstat, path)
+                if stat.S_ISLNK(status.st_mode):
+                    hop = Hop(path, at_path(os.readlink, path))
+                    continue
+            if status.st_dev in self.forbidden:
+                raise Unresolvable(Kind.RECURSIVE)
+            return Target(path, status if self._allowed is None else self._confined(path, self._allowed))
+
+    def is_mountpoint(self, path: bytes) -> bool:
+        """True for the one path that no link may lead to."""
+        return path == self._mountpoint
+
+    def near(self, directory: bytes, text: bytes) -> bytes | None:
+        """Where a link in `directory` that says `text` leads, if that is plain and the last name there is no link's.
+
+        Whether it is has to be seen: lstat it, or open it with O_NOFOLLOW. Touches no file.
+        """
+        head, slash, last = text.rpartition(b"/")
+        base = self.remembered(directory, head if slash else None)
+        if base is None or last in _NO_NAMES:
+            return None
+        path = join(base, last)
+        return None if path == self._mountpoint else path
+
+    def remembered(self, directory: bytes, head: bytes | None) -> bytes | None:
+        """The real directory that `head`, a link's text up to its last slash, names from `directory`, if remembered.
+
+        Without a slash there is no `head`. None also where links are confined: each target is then looked at anew.
+        """
+        if self._allowed is not None:
+            return None
+        if head is None:
+            return directory
+        return self._remembered.get((b"" if head.startswith(b"/") else directory, head))
+
+    def _confined(self, path: bytes, allowed: tuple[bytes, ...]) -> os.stat_result:
+        """The attributes of what really lies at `path`, if that is in an allowed directory.
+
+        Path and attributes are those of one descriptor: whoever may write to the dataset can put a link in the place of
+        a directory that the resolver has passed, or remembers. Errors: Unresolvable, OSError.
+        """
+        if not with_slash(path).startswith(allowed):
+            raise Unresolvable(Kind.OUTSIDE)
+        fd = at_path(os.open, path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            if not with_slash(os.readlink(b"/proc/self/fd/%d" % fd)).startswith(allowed):
+                raise Unresolvable(Kind.OUTSIDE)
+            return os.fstat(fd)
+        finally:
+            os.close(fd)
+
+    def _remembered_directory(self, start: bytes, text: bytes, hops: list[Hop]) -> bytes:
+        """`_real_directory`, remembering what it found: links of one directory lead to few others."""
+        key = (b"" if text.startswith(b"/") else start, text)
+        path = self._remembered.get(key)
+        if path is None:
+            path = self._real_directory(start, text, hops)
+            if len(self._remembered) >= MAX_REMEMBERED:
+                self._remembered.clear()
+            self._remembered[key] = path
+        return path
+
+    def _real_directory(self, start: bytes, text: bytes, hops: list[Hop]) -> bytes:
+        """The real path of the directory that `text` names, seen from the real directory `start`.
+
+        Errors: Unresolvable, OSError.
+        """
+        path = b"/" if text.startswith(b"/") else start
+        for part in text.split(b"/"):
+            if part in (b"", b"."):
+                continue
+            if part == b"..":
+                path = os.path.dirname(path)
+                continue
+            child = join(path, part)
+            if child == self._mountpoint:
+                raise Unresolvable(Kind.RECURSIVE)
+            # Of a mount's root the kernel asks no more than its attributes, so this call is safe even if it is ours.
+            status = at_path(os.lstat, child)
+            if status.st_dev in self.forbidden:
+                raise Unresolvable(Kind.RECURSIVE)
+            mode = status.st_mode
+            if stat.S_ISLNK(mode):
+                hop = Hop(child, at_path(os.readlink, child))
+                _count(hop, hops)
+                path = self._real_directory(path, hop.text, hops)
+            elif stat.S_ISDIR(mode):
+                path = child
+            else:
+                raise Unresolvable(Kind.DANGLING)  # the kernel would say ENOTDIR
+        return path
+
+
+class Neighbours:
+    """Follows the links of one directory, the quick way: into directories that are remembered, to no other link.
+
+    That is all but a few links. Two in a row that lead into the same directory keep it open, for a path need not be
+    walked then. To be closed; for one thread.
+    """
+
+    def __init__(self, links: Links, directory: bytes) -> None:
+        self._links = links
+        self._directory = directory
+        self._head: bytes | None = None  # of the last link's text
+        self._base: bytes | None = None  # the directory that it names, if that is remembered
+        self._fd: int | None = None
+
+    def __enter__(self) -> Neighbours:
+        return self
+
+    def __exit__(self, _type: type | None, _error: BaseException | None, _traceback: TracebackType | None) -> None:
+        self._close()
+
+    def follow(self, text: bytes) -> tuple[bytes, os.stat_result] | None:
+        """What `Links.follow` would find for a link that says `text`; None where that must be asked.
+
+        Errors: OSError.
+        """
+        head, slash, last = text.rpartition(b"/")
+        if head != self._head:
+            self._close()
+            self._head, self._base = head, None
+        elif self._fd is None and self._base is not None:
+            self._fd = at_path(os.open, self._base, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        if self._base is None:
+            self._base = self._links.remembered(self._directory, head if slash else None)
+        if self._base is None or last in _NO_NAMES:
+            return None
+        path = join(self._base, last)
+        if len(path) >= PATH_MAX or self._links.is_mountpoint(path):
+            return None
+        status = os.lstat(path) if self._fd is None else os.stat(last, dir_fd=self._fd, follow_symlinks=False)
+        if stat.S_ISLNK(status.st_mode) or status.st_dev in self._links.forbidden:
+            return None
+        return path, status
+
+    def _close(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+def kind_of(error: OSError) -> Kind:
+    """The problem that a failed system call on the way to a source stands for."""
+    if error.errno in _DANGLING:
+        return Kind.DANGLING
+    if error.errno == errno.ELOOP:
+        return Kind.LOOP
+    if error.errno == errno.EDEADLK:  # our own server's answer to our own threads
+        return Kind.RECURSIVE
+    return Kind.UNREADABLE
+
+
+def _count(hop: Hop, hops: list[Hop]) -> None:
+    if len(hops) >= MAX_LINKS:
+        raise Unresolvable(Kind.LOOP)
+    hops.append(hop)
+
+
+def join(directory: bytes, name: bytes) -> bytes:
+    """The path of a name in a directory, whose path is absolute and tidy."""
+    return directory + name if directory == b"/" else directory + b"/" + name
+
+
+def with_slash(path: bytes) -> bytes:
+    """A path that all paths below it begin with."""
+    return path if path.endswith(b"/") else path + b"/"
+
+
+def at_path(function: Callable[..., T], path: bytes, *args: Any) -> T:
+    """`function(path, *args)` for os.open, os.lstat or os.readlink, also where `path` is longer than PATH_MAX."""
+    if len(path) < PATH_MAX:
+        return function(path, *args)
+    fd = os.open(b"/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        while len(path) >= PATH_MAX:
+            cut = path.rfind(b"/", 1, PATH_MAX)
+            if cut < 0:
+                raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path)
+            flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            deeper = os.open(path[:cut].lstrip(b"/"), flags, dir_fd=fd)
+            os.close(fd)
+            fd, path = deeper, path[cut + 1 :]
+        return function(path, *args, dir_fd=fd)
+    finally:
+        os.close(fd)
