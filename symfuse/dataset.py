@@ -123,7 +123,7 @@ class Dataset:
         """Why an entry cannot be shown whatever it is, if so."""
         if name.startswith(b".") and self.policy.dot_entries is DotEntries.HIDE:
             return Kind.DOT_ENTRY
-        if name == self._mountpoint_name and self.links.is_mountpoint(join(directory, name)):
+        if name == self._mountpoint_name and join(directory, name) == self.links.mountpoint:
             return Kind.RECURSIVE  # a link led to a directory that holds it
         return Kind.UNREADABLE if len(name) > NAME_MAX else None
 

@@ -65,7 +65,7 @@ class Links:
     """
 
     def __init__(self, *, mountpoint: bytes | None, allowed: tuple[bytes, ...] | None) -> None:
-        self._mountpoint = mountpoint
+        self.mountpoint = mountpoint
         self._allowed = allowed
         self._remembered: dict[tuple[bytes, bytes], bytes] = {}
         #: Devices that no link may lead into: our own mount's, wherever else it is bound to.
@@ -107,7 +107,7 @@ class Links:
                 if slash:
                     directory = real_directory(directory, head or b"/", hops)
                 path = join(directory, last)
-                if path == self._mountpoint:
+                if path == self.mountpoint:
                     raise Unresolvable(Kind.RECURSIVE)
                 status = at_path(os.lstat, path)
                 if stat.S_ISLNK(status.st_mode):
@@ -116,10 +116,6 @@ class Links:
             if status.st_dev in self.forbidden:
                 raise Unresolvable(Kind.RECURSIVE)
             return Target(path, status if self._allowed is None else self._confined(path, self._allowed))
-
-    def is_mountpoint(self, path: bytes) -> bool:
-        """True for the one path that no link may lead to."""
-        return path == self._mountpoint
 
     def near(self, directory: bytes, text: bytes) -> bytes | None:
         """Where a link in `directory` that says `text` leads, if that is plain and the last name there is no link's.
@@ -131,7 +127,7 @@ class Links:
         if base is None or last in _NO_NAMES:
             return None
         path = join(base, last)
-        return None if path == self._mountpoint else path
+        return None if path == self.mountpoint else path
 
     def remembered(self, directory: bytes, head: bytes | None) -> bytes | None:
         """The real directory that `head`, a link's text up to its last slash, names from `directory`, if remembered.
@@ -184,7 +180,7 @@ class Links:
                 path = os.path.dirname(path)
                 continue
             child = join(path, part)
-            if child == self._mountpoint:
+            if child == self.mountpoint:
                 raise Unresolvable(Kind.RECURSIVE)
             # Of a mount's root the kernel asks no more than its attributes, so this call is safe even if it is ours.
             status = at_path(os.lstat, child)
@@ -211,9 +207,10 @@ class Neighbours:
 
     def __init__(self, links: Links, directory: bytes) -> None:
         self._links = links
+        self._mountpoint = links.mountpoint
         self._directory = directory
         self._head: bytes | None = None  # of the last link's text
-        self._base: bytes | None = None  # the directory that it names, if that is remembered
+        self._base: bytes | None = None  # the directory that it names, with a slash, if that is remembered
         self._fd: int | None = None
 
     def __enter__(self) -> Neighbours:
@@ -234,13 +231,14 @@ class Neighbours:
         elif self._fd is None and self._base is not None:
             self._fd = at_path(os.open, self._base, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         if self._base is None:
-            self._base = self._links.remembered(self._directory, head if slash else None)
+            base = self._links.remembered(self._directory, head if slash else None)
+            self._base = base and with_slash(base)
         if self._base is None or last in _NO_NAMES:
             return None
-        path = join(self._base, last)
-        if len(path) >= PATH_MAX or self._links.is_mountpoint(path):
+        path = self._base + last
+        if path == self._mountpoint:
             return None
-        status = os.lstat(path) if self._fd is None else os.stat(last, dir_fd=self._fd, follow_symlinks=False)
+        status = at_path(os.lstat, path) if self._fd is None else os.stat(last, dir_fd=self._fd, follow_symlinks=False)
         if stat.S_ISLNK(status.st_mode) or status.st_dev in self._links.forbidden:
             return None
         return path, status

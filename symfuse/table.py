@@ -119,7 +119,9 @@ class Table:
         assert self._is_link is not None, "all is frozen"
         start = place - place % CHUNK
         end = min(start + CHUNK, len(self))
-        return [(self.name(each), bool(self._is_link[each])) for each in range(start, end)]
+        names, offsets = self._names, self._offsets[start : end + 1]
+        bounds = zip(offsets, offsets[1:], self._is_link[start:end], strict=False)
+        return [(names[begin:finish], bool(is_link)) for begin, finish, is_link in bounds]
 
     def freeze(self, place: int, entries: Iterable[Entry], traits: Traits) -> None:
         """Write down what stands behind `chunk(place)`. Nothing is changed when `entries` raises."""
