@@ -44,6 +44,11 @@ class Counters:
             total.update(tally.requests.copy())
         return dict(total.most_common())
 
+    def waited_for(self) -> int:
+        """Requests so far that the background freeze delays: all but listings, which wait for just what it does."""
+        requests = self.requests()
+        return sum(requests.values()) - sum(requests.get(name, 0) for name in ("readdir", "readdirplus"))
+
     def bytes_read(self) -> int:
         """Bytes of file content sent to the kernel."""
         return sum(tally.bytes_read for tally in list(self._tallies))

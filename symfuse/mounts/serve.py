@@ -37,6 +37,8 @@ from symfuse.view import View
 DETACH = b"detach\n"
 #: Progress is reported no more often than this.
 REPORT_INTERVAL_S = 0.1
+#: How long the background freeze, which freezes a chunk in 5 ms, rests after one while there are requests.
+YIELD_S = 0.02
 #: How long the background freeze may take to notice that it is over.
 FREEZE_END_TIMEOUT_S = 1.0
 #: How long the end may take after the asking process is gone, before our stderr is let go.
@@ -70,6 +72,7 @@ class MountServer:
         self._stop = threading.Event()
         self._error: BaseException | None = None  # of the worker; written before it says _ENDED
         self._view: View | None = None  # the worker's until it says _READY
+        self._counters = Counters()
         self._freezer: threading.Thread | None = None
         self._wakeup, self._wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._selector = selectors.DefaultSelector()
@@ -121,7 +124,7 @@ class MountServer:
         request = self._request
         control = Control(
             view,
-            Counters(),
+            self._counters,
             backend=request.backend,
             source=request.source,
             mountpoint=request.mountpoint,
@@ -231,7 +234,7 @@ class MountServer:
 
     def _freeze(self, view: View) -> None:
         try:
-            view.freeze_all(keep_on=lambda: not self._stop.is_set())
+            view.freeze_all(keep_on=politely(self._counters, self._stop))
         except Exception:
             log.exception("freezing the dataset in the background failed")
 
@@ -293,6 +296,18 @@ class MountServer:
         with contextlib.suppress(OSError):
             if log_file is not None and os.path.getsize(log_file) == 0:
                 os.unlink(log_file)
+
+
+def politely(counters: Counters, stop: threading.Event) -> Callable[[], bool]:
+    """A `keep_on` that steps aside after a chunk while there are requests, for they need the interpreter, too."""
+    seen = counters.waited_for()
+
+    def keep_on() -> bool:
+        nonlocal seen
+        before, seen = seen, counters.waited_for()
+        return not stop.wait(YIELD_S if seen != before else 0)
+
+    return keep_on
 
 
 def refuse(progress: Progress, fail_on: frozenset[Kind]) -> None:

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from symfuse.counters import Counters
 from symfuse.dataset import real_root
 from symfuse.errors import DatasetRefused, FuseUnavailable, MountpointError, NotMounted, SourceError, UsageError
 from symfuse.mounts import holders, launch, preflight, serve, table, unmount
 from symfuse.mounts.request import MountRequest, absolute, kinds, request
+from symfuse.mounts.serve import YIELD_S, politely
 from symfuse.mounts.session import place
 from symfuse.mounts.table import MountEntry
 from symfuse.mounts.visible import visible
@@ -275,6 +277,27 @@ def test_a_sticky_directory_of_somebody_elses(dataset: Path, tmp_path: Path, mon
 
 
 # -- serving, launching, unmounting -----------------------------------------------------------------------------------
+
+
+def test_the_background_freeze_steps_aside_while_there_are_requests() -> None:
+    rests: list[float] = []
+
+    class Stop(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            rests.append(timeout or 0)
+            return self.is_set()
+
+    counters, stop = Counters(), Stop()
+    keep_on = politely(counters, stop)
+    assert keep_on()
+    for name in ("read", "lookup", "ioctl", "readdirplus", "readdir"):
+        counters.tally().requests[name] += 1
+        assert keep_on()
+        assert keep_on(), "it rests once for each request, and goes on when there are no more"
+    listing = [0.0, 0.0]  # who lists waits for just what the freeze does
+    assert rests == [0, *[YIELD_S, 0] * 3, *listing, *listing]
+    stop.set()
+    assert not keep_on()
 
 
 def test_a_refusal_counts_and_gives_an_example_of_each_kind() -> None:
