@@ -17,6 +17,7 @@ from symfuse.errors import SourceError
 from symfuse.links import NAME_MAX, Hop, Links, Neighbours, Unresolvable, at_path, join, kind_of, with_slash
 from symfuse.policy import DirLinks, DotEntries, Kind, Outside, Policy
 
+_DOT = ord(".")
 _READ_ONLY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 #: ENXIO: a socket stands there now.
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO})
@@ -85,22 +86,28 @@ class Dataset:
 
     def entries(self, path: bytes, names: Iterable[Name], *, dev: int, ino: int) -> Iterator[Entry]:
         """What stands behind names of one directory, one entry for each. Errors: as `names`."""
+        # A million times: what is rare is asked for in functions of its own.
+        new, own, readable = tuple.__new__, self._mountpoint_name, self._readable
         with self._listed(path, dev, ino) as fd, Neighbours(self.links, path) as neighbours:
+            follow = neighbours.follow
             for name, is_link in names:
                 target = None
-                try:
+                if name[0] == _DOT or name == own or len(name) > NAME_MAX:
                     problem = self._name_problem(path, name)
                     if problem is not None:
                         yield Entry(None, problem)
                         continue
+                try:
                     status = None if is_link else os.stat(name, dir_fd=fd, follow_symlinks=False)
                     if status is None or stat.S_ISLNK(status.st_mode):  # or replaced since it was listed
                         text = os.readlink(name, dir_fd=fd)
-                        target, status = neighbours.follow(text) or self.links.follow(path, Hop(join(path, name), text))
+                        target, status = follow(text) or self.links.follow(path, Hop(join(path, name), text))
                 except (Unresolvable, OSError) as error:
                     yield Entry(None, error.kind if isinstance(error, Unresolvable) else kind_of(error))
                     continue
-                yield Entry(status, self._problem(status, name, fd, target), target)
+                likeness = (status.st_mode, status.st_uid, status.st_gid, status.st_dev)
+                problem = None if likeness in readable else self._problem(status, name, fd, target)
+                yield new(Entry, (status, problem, target))
 
     @contextlib.contextmanager
     def _listed(self, path: bytes, dev: int, ino: int) -> Iterator[int]:
@@ -129,9 +136,6 @@ class Dataset:
 
     def _problem(self, status: os.stat_result, name: bytes, fd: int, target: bytes | None) -> Kind | None:
         """Why a source that exists cannot be shown, if so. `name` is that of the entry in the directory `fd`."""
-        likeness = (status.st_mode, status.st_uid, status.st_gid, status.st_dev)
-        if likeness in self._readable:
-            return None
         if status.st_dev in self.links.forbidden:
             return Kind.RECURSIVE
         if stat.S_ISREG(status.st_mode):
@@ -147,7 +151,7 @@ class Dataset:
         shift = 6 if status.st_uid == self._uid else 3 if status.st_gid in self._groups else 0
         if (status.st_mode >> shift) & need == need:
             if need == os.R_OK:
-                self._readable.add(likeness)
+                self._readable.add((status.st_mode, status.st_uid, status.st_gid, status.st_dev))
             return None
         at = {"path": name, "dir_fd": fd} if target is None else {"path": target}
         return None if os.access(mode=need, effective_ids=True, **at) else Kind.UNREADABLE

@@ -19,6 +19,7 @@ from symfuse.policy import Kind
 CHUNK = 1024
 #: What of st_mode is never shown: write permission, set-user-ID and set-group-ID.
 HIDDEN_MODE_BITS = 0o6222
+_SHOWN_MODE_BITS = ~HIDDEN_MODE_BITS
 
 
 class Trait(NamedTuple):
@@ -126,20 +127,21 @@ class Table:
     def freeze(self, place: int, entries: Iterable[Entry], traits: Traits) -> None:
         """Write down what stands behind `chunk(place)`. Nothing is changed when `entries` raises."""
         start = place - place % CHUNK
-        pack_into, rows, size = _ROW.pack_into, self._rows, _ROW.size
+        pack_into, rows, size, index_of = _ROW.pack_into, self._rows, _ROW.size, traits.index
         found = list(entries)
         for at, (status, problem, target) in enumerate(found, start):
             if problem is not None or status is None:
                 self.problems[at] = problem or Kind.UNREADABLE
                 continue
-            mode = status.st_mode & ~HIDDEN_MODE_BITS
+            mode = status.st_mode & _SHOWN_MODE_BITS
             if mode & 0o170000 == 0o040000:
                 self.subdirectories[at] = target
-            trait = traits.index((mode, status.st_uid, status.st_gid, status.st_dev, target is not None))
-            blocks = min(status.st_blocks, _MAX_BLOCKS)
+            trait = index_of((mode, status.st_uid, status.st_gid, status.st_dev, target is not None))
+            blocks = status.st_blocks
             pack_into(
                 rows, at * size, status.st_ino, status.st_size,
-                status.st_atime_ns, status.st_mtime_ns, status.st_ctime_ns, blocks, trait,
+                status.st_atime_ns, status.st_mtime_ns, status.st_ctime_ns,
+                blocks if blocks < _MAX_BLOCKS else _MAX_BLOCKS, trait,
             )  # fmt: skip
         self._frozen[start // CHUNK] = 1  # last: who sees it may use all of the above
         self.unfrozen -= 1
