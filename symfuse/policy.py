@@ -57,6 +57,14 @@ class Backend(enum.StrEnum):
     FUSEPY = "fusepy"
 
 
+class Io(enum.StrEnum):
+    """How the content of files reaches its readers."""
+
+    AUTO = "auto"
+    CACHED = "cached"
+    PASSTHROUGH = "passthrough"
+
+
 class Outside(enum.StrEnum):
     """Links whose resolved target lies outside the dataset."""
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from symfuse.mounts.request import ANY
-from symfuse.policy import Backend, DirLinks, DotEntries, Kind, Outside
+from symfuse.policy import Backend, DirLinks, DotEntries, Io, Kind, Outside
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -25,8 +25,8 @@ IGNORED = frozenset(
     }
 )
 IGNORED_PREFIXES = ("x-", "X-")
-FLAGS = ("allow_other", "eager", "foreground")
-VALUES = ("backend", "outside", "dir_links", "dot_entries")
+FLAGS = ("allow_other", "eager", "foreground", "stack")
+VALUES = ("backend", "io", "outside", "dir_links", "dot_entries")
 LISTS = ("fail_on", "allow_root")
 
 
@@ -89,6 +89,19 @@ _DECORATORS = (
         default=str(Backend.KERNEL),
         show_default=True,
         help="The way to the kernel: the FUSE protocol itself, or fusepy and libfuse 2.",
+    ),
+    click.option(
+        "--io",
+        type=click.Choice([str(choice) for choice in Io]),
+        default=str(Io.AUTO),
+        show_default=True,
+        help="How content is read: cached by the mount (small files), straight from the source (large files, as root), "
+        "or whichever suits the dataset.",
+    ),
+    click.option(
+        "--stack",
+        is_flag=True,
+        help="Put a kernel overlay over the mount (root only): opening a cached file then asks nothing at all.",
     ),
     click.option(
         "--fail-on",

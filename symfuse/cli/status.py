@@ -73,7 +73,7 @@ def _rows(status: Message) -> Iterator[tuple[str, str]]:
         yield "state", _what_is_wrong(status["state"])
         return
     uptime = datetime.timedelta(seconds=int(status["uptime_s"]))
-    yield "backend", status["backend"]
+    yield "backend", status["backend"] + (", under an overlay" if status["stacked"] else "")
     yield "pid", str(status["pid"])
     yield "uptime", str(uptime)
     frozen = status["frozen"]
@@ -93,5 +93,6 @@ def _what_is_wrong(state: str) -> str:
         State.DEAD: "dead: its server ended without unmounting; clear it with symfuse umount",
         State.SILENT: "silent: its server does not answer",
         live.HIDDEN: "hidden: another mount lies over it; unmount that first",
+        live.UNREACHABLE: "alive, but it can only be asked where it was mounted",
         live.PRIVATE: "another user's: only they may ask",
     }.get(state, state)

@@ -15,7 +15,7 @@ from symfuse.dataset import Dataset
 from symfuse.errors import ExitStatus, MountpointError, NotMounted, SourceError, SymfuseError, UsageError
 from symfuse.explain import explain
 from symfuse.links import PATH_MAX
-from symfuse.mounts import live, table
+from symfuse.mounts import channel, live, table
 from symfuse.mounts.request import absolute
 from symfuse.mounts.table import MountEntry, State, is_within
 from symfuse.policy import Policy
@@ -85,7 +85,7 @@ def _ask(mount: MountEntry, relative: bytes) -> tuple[str, Message]:
         raise NotMounted(f"the server of {name} does not answer", "end its process, and mount again")
     try:
         # Not os.fsdecode: the server's locale may be another than ours.
-        answer = control.ask(mount.mountpoint, control.WHY, path=relative.decode("utf-8", "surrogateescape"))
+        answer = channel.ask(mount, control.WHY, path=relative.decode("utf-8", "surrogateescape"))
     except PermissionError:
         raise MountpointError(f"{name} was mounted by another user", "ask as that user") from None
     if "error" in answer:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from symfuse.control import Control
 from symfuse.fuse import kernelmount
+from symfuse.fuse.layers import Layers
 from symfuse.fuse.options import MountOptions
 from symfuse.fuse.server import Server
 from symfuse.view import View
@@ -32,7 +33,10 @@ class KernelBackend:
     """Serves a view through `/dev/fuse` itself, without libfuse."""
 
     def __init__(self, view: View, control: Control, *, options: MountOptions) -> None:
-        self._server = Server(view, control)
+        server = Server(view, control)
+        self._server: Server | Layers = server
+        if options.layered:
+            self._server = Layers(server, view, control.counters, is_private=not options.allow_other)
         self._options = options
 
     def run(self, on_ready: Callable[[], None]) -> None:
@@ -59,7 +63,7 @@ class Door:
     thread.
     """
 
-    def __init__(self, fd: int, server: Server) -> None:
+    def __init__(self, fd: int, server: Server | Layers) -> None:
         self._fd = fd
         self._server = server
         self._lock = threading.Lock()

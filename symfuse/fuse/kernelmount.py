@@ -25,12 +25,14 @@ FSTYPE = "fuse.symfuse"
 MS_RDONLY = 1
 MS_NOSUID = 2
 MS_NODEV = 4
+MS_BIND = 4096
 MNT_DETACH = 2
 UMOUNT_NOFOLLOW = 8
 
 CURE_NO_DEVICE = "run 'modprobe fuse' as root; in a container, start it with --device /dev/fuse"
 CURE_NO_ACCESS = "ask root for 'chmod 666 /dev/fuse', which is the usual mode of this device"
 CURE_NO_CAPABILITY = "in a container, start it with --cap-add SYS_ADMIN --security-opt apparmor=unconfined"
+CURE_NO_OVERLAY = "run 'modprobe overlay' as root, or mount without --stack"
 CURE_NO_HELPER = "ask root to install it: apt-get install fuse3"
 
 
@@ -40,6 +42,33 @@ def mount(options: MountOptions) -> int:
     Errors: FuseUnavailable when this machine or this user cannot; MountpointError when the kernel refuses the place.
     """
     return _mount_as_root(options) if os.geteuid() == 0 else _mount_with_helper(options)
+
+
+def mount_overlay(source: bytes, mountpoint: bytes, lower: list[bytes]) -> None:
+    """Mount an overlay of these directories, read-only; as root. No path in `lower` may hold a comma or a colon.
+
+    Errors: FuseUnavailable when this kernel or this user cannot.
+    """
+    try:
+        _call(
+            "mount", source, mountpoint, b"overlay", MS_RDONLY | MS_NOSUID | MS_NODEV, b"lowerdir=" + b":".join(lower)
+        )
+    except OSError as error:
+        if error.errno == errno.ENODEV:
+            raise FuseUnavailable("the kernel has no overlayfs, which --stack needs", CURE_NO_OVERLAY) from error
+        if error.errno in (errno.EPERM, errno.EACCES):
+            raise FuseUnavailable("the kernel does not let you mount an overlay here", CURE_NO_CAPABILITY) from error
+        raise FuseUnavailable(
+            f"the kernel refuses an overlay over the mount ({error.strerror})", "mount without --stack"
+        ) from error
+
+
+def bind(mounted: bytes, mountpoint: bytes) -> None:
+    """Show what is mounted at one place at another, too; as root. Errors: MountpointError."""
+    try:
+        _call("mount", mounted, mountpoint, b"none", MS_BIND, b"")
+    except OSError as error:
+        raise _misplaced(mountpoint, error) from error
 
 
 def unmount(mountpoint: bytes, *, lazy: bool = False) -> None:
@@ -95,9 +124,12 @@ def _mount_as_root(options: MountOptions) -> int:
             raise FuseUnavailable("the kernel does not let you mount here", CURE_NO_CAPABILITY) from error
         if error.errno == errno.ENODEV:
             raise FuseUnavailable("the kernel has no FUSE", CURE_NO_DEVICE) from error
-        place = os.fsdecode(options.mountpoint)
-        raise MountpointError(f"cannot mount on {place} ({error.strerror})", "choose another directory") from error
+        raise _misplaced(options.mountpoint, error) from error
     return fd
+
+
+def _misplaced(mountpoint: bytes, error: OSError) -> MountpointError:
+    return MountpointError(f"cannot mount on {os.fsdecode(mountpoint)} ({error.strerror})", "choose another directory")
 
 
 def _mount_with_helper(options: MountOptions) -> int:

@@ -192,10 +192,10 @@ class Server:
         node = self._view.lookup(header.nodeid, name)
         if node is None:
             return abi.ENTRY_OUT.pack(0, 0, FOREVER_S, *(0,) * 19)
-        return abi.ENTRY_OUT.pack(*_entry(node))
+        return abi.ENTRY_OUT.pack(*entry(node))
 
     def _getattr(self, header: Header, _body: bytes) -> bytes:
-        return abi.ATTR_OUT.pack(FOREVER_S, 0, 0, *_attr(self._view.node(header.nodeid)))
+        return abi.ATTR_OUT.pack(FOREVER_S, 0, 0, *attr(self._view.node(header.nodeid)))
 
     def _readlink(self, _header: Header, _body: bytes) -> bytes:
         raise OSError(errno.EINVAL, "nothing here is a link")
@@ -280,7 +280,7 @@ _DOTS = 2
 _WHY_COMMAND = struct.pack("<I", control.WHY)
 
 
-def _attr(node: Node) -> tuple[int, ...]:
+def attr(node: Node) -> tuple[int, ...]:
     """The fields of `fuse_attr`."""
     atime_s, atime_ns = divmod(node.atime_ns, 1_000_000_000)
     mtime_s, mtime_ns = divmod(node.mtime_ns, 1_000_000_000)
@@ -291,9 +291,9 @@ def _attr(node: Node) -> tuple[int, ...]:
     )  # fmt: skip
 
 
-def _entry(node: Node) -> tuple[int, ...]:
+def entry(node: Node) -> tuple[int, ...]:
     """The fields of `fuse_entry_out`."""
-    return (node.nodeid, 0, FOREVER_S, FOREVER_S, 0, 0, *_attr(node))
+    return (node.nodeid, 0, FOREVER_S, FOREVER_S, 0, 0, *attr(node))
 
 
 def _append(reply: bytearray, record: bytes, size: int) -> bool:

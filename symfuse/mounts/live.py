@@ -7,13 +7,15 @@ import os
 from symfuse import control
 from symfuse.control import Message
 from symfuse.errors import NotMounted
-from symfuse.mounts import table
+from symfuse.mounts import channel, table
 from symfuse.mounts.table import MountEntry, State
 
 #: The state of a mount whose server talks to nobody but its own user.
 PRIVATE = "private"
 #: The state of a mount that no path leads to: another one lies over it, or over a directory above it.
 HIDDEN = "hidden"
+#: The state of a stacked mount whose server listens where we do not see it, in another container.
+UNREACHABLE = "unreachable"
 
 
 def status(mount: MountEntry) -> Message:
@@ -24,14 +26,21 @@ def status(mount: MountEntry) -> Message:
     told: Message = {}
     if state is State.ALIVE:
         try:
-            told = table.patiently(lambda: control.ask(mount.mountpoint, control.STATUS))
+            told = table.patiently(lambda: channel.ask(mount, control.STATUS))
         except PermissionError:
             return _known(mount, PRIVATE)
         except TimeoutError:
             state = State.SILENT
-        except NotMounted:  # it ended while we asked
-            state = State.DEAD
+        except NotMounted:
+            return _known(mount, _unasked(mount))
     return told | _known(mount, state)
+
+
+def _unasked(mount: MountEntry) -> str:
+    """The state of a mount that was alive a moment ago and could not be asked."""
+    if mount.place is None or _is_hidden(mount):
+        return State.DEAD  # it ended while we asked
+    return UNREACHABLE if table.state(mount.mountpoint) is State.ALIVE else State.DEAD
 
 
 def _is_hidden(mount: MountEntry) -> bool:
@@ -45,6 +54,7 @@ def _known(mount: MountEntry, state: str) -> Message:
         "state": str(state),
         "source": os.fsdecode(mount.source),
         "mountpoint": os.fsdecode(mount.mountpoint),
+        "stacked": mount.place is not None,
     }
 
 

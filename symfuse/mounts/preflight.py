@@ -33,6 +33,8 @@ def check(request: MountRequest, *, on_note: Callable[[str], None]) -> None:
     real_root(request.source)
     check_mountpoint(request.mountpoint, request.source)
     check_fuse(request.backend, allow_other=request.allow_other)
+    if request.stack and os.geteuid() != 0:
+        raise FuseUnavailable("only root can mount an overlay, which --stack needs", "mount without --stack")
 
 
 def check_mountpoint(mountpoint: bytes, source: bytes) -> None:

@@ -10,14 +10,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 from symfuse.errors import UsageError
-from symfuse.policy import PROBLEMS, Backend, DirLinks, DotEntries, Kind, Outside, Policy
+from symfuse.policy import PROBLEMS, Backend, DirLinks, DotEntries, Io, Kind, Outside, Policy
 
 #: The word for every problem a dataset can have.
 ANY = "any"
 
 Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 Word = TypeVar("Word", str, Path)
-Choice = TypeVar("Choice", Backend, Outside, DirLinks, DotEntries)
+Choice = TypeVar("Choice", Backend, Io, Outside, DirLinks, DotEntries)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +32,8 @@ class MountRequest:
     mountpoint: bytes
     policy: Policy = field(default_factory=Policy)
     backend: Backend = Backend.KERNEL
+    io: Io = Io.AUTO
+    stack: bool = False
     allow_other: bool = False
     eager: bool = False
     remove_mountpoint: bool = False
@@ -57,6 +59,7 @@ class MountRequest:
                 "source": _bytes(fields["source"]),
                 "mountpoint": _bytes(fields["mountpoint"]),
                 "backend": Backend(fields["backend"]),
+                "io": Io(fields["io"]),
                 "policy": Policy(
                     outside=Outside(policy["outside"]),
                     dir_links=DirLinks(policy["dir_links"]),
@@ -85,6 +88,8 @@ def request(
     mountpoint: Path,
     *,
     backend: str = Backend.KERNEL,
+    io: str = Io.AUTO,
+    stack: bool = False,
     fail_on: Iterable[str] | str = (),
     outside: str | None = None,
     allow_root: Iterable[Path] | Path = (),
@@ -103,6 +108,8 @@ def request(
             "--outside follow with --allow-other would show other users what directory permissions keep from them",
             "name the directories that links may lead to with --allow-root DIR",
         )
+    if stack and backend == Backend.FUSEPY:
+        raise UsageError("--stack needs the kernel backend", "leave out --stack or --backend fusepy")
     return MountRequest(
         source=absolute(source),
         mountpoint=os.path.realpath(os.fsencode(mountpoint)),
@@ -114,6 +121,8 @@ def request(
             fail_on=kinds(fail_on),
         ),
         backend=_choice(Backend, backend),
+        io=_choice(Io, io),
+        stack=stack,
         allow_other=allow_other,
         eager=eager,
         remove_mountpoint=remove_mountpoint,

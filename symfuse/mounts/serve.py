@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import IO
 
 from symfuse.control import Control, Message
@@ -28,6 +29,7 @@ from symfuse.fuse import kernelmount
 from symfuse.fuse.options import MountOptions
 from symfuse.mounts import table
 from symfuse.mounts.request import MountRequest
+from symfuse.mounts.stack import Place
 from symfuse.mounts.visible import visible
 from symfuse.policy import Backend, Kind
 from symfuse.progress import Progress
@@ -72,6 +74,7 @@ class MountServer:
         self._stop = threading.Event()
         self._error: BaseException | None = None  # of the worker; written before it says _ENDED
         self._view: View | None = None  # the worker's until it says _READY
+        self._place: Place | None = None  # of a stacked mount; likewise
         self._counters = Counters()
         self._freezer: threading.Thread | None = None
         self._wakeup, self._wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -107,7 +110,7 @@ class MountServer:
 
     def _announce(self, view: View) -> None:
         """The mount is there, and no request but INIT was answered yet."""
-        mounted = table.at(self._request.mountpoint)
+        mounted = table.at(self._place.fuse if self._place else self._request.mountpoint)
         if mounted is not None:
             view.dataset.forbid_device(mounted.device)
         self._tell(_READY)
@@ -131,6 +134,10 @@ class MountServer:
             log=request.log,
         )
         options = MountOptions(mountpoint=request.mountpoint, fsname=request.source, allow_other=request.allow_other)
+        if request.stack:
+            self._place = Place()
+            self._place.listen(control)
+            options = replace(options, mountpoint=self._place.fuse, layered=True)
         if request.backend is Backend.FUSEPY:
             from symfuse.fuse.libfuse import LibfuseBackend  # noqa: PLC0415 - needs libfuse 2, which few have
 
@@ -223,6 +230,8 @@ class MountServer:
 
     def _on_ready(self) -> None:
         assert self._view is not None
+        if self._place is not None and not self._show(self._view, self._place):
+            return
         self.was_ready = True
         if self._stop.is_set():
             self._unmount()
@@ -231,6 +240,16 @@ class MountServer:
         if not self._request.scans_first:
             self._freezer = threading.Thread(target=self._freeze, args=(self._view,), name="freezer", daemon=True)
             self._freezer.start()
+
+    def _show(self, view: View, place: Place) -> bool:
+        """Put the overlay over the mountpoint; False when that fails, which ends the mount."""
+        try:
+            place.show(self._request.source, self._request.mountpoint, before=view.dataset.forbid_device)
+        except (SymfuseError, OSError) as error:
+            self._error = error
+            place.detach()
+            return False
+        return True
 
     def _freeze(self, view: View) -> None:
         try:
@@ -282,6 +301,8 @@ class MountServer:
             self._freezer.join(FREEZE_END_TIMEOUT_S)
         if self._view is not None:
             self._view.close()
+        if self._place is not None:
+            self._place.remove()
         if self._request.remove_mountpoint:
             with contextlib.suppress(OSError):
                 os.rmdir(self._request.mountpoint)

@@ -12,7 +12,7 @@ from symfuse.errors import MountBusy, MountpointError, NotMounted, SymfuseError
 from symfuse.mounts import preflight, unmount
 from symfuse.mounts.launch import OnProgress, ServerProcess, launch
 from symfuse.mounts.request import MountRequest, Path, request
-from symfuse.policy import Backend, DirLinks, DotEntries
+from symfuse.policy import Backend, DirLinks, DotEntries, Io
 
 log = logging.getLogger("symfuse")
 
@@ -23,6 +23,8 @@ def mounted(
     *,
     at: Path | None = None,
     backend: str = Backend.KERNEL,
+    io: str = Io.AUTO,
+    stack: bool = False,
     fail_on: Iterable[str] | str = (),
     outside: str | None = None,
     allow_root: Iterable[Path] | Path = (),
@@ -44,6 +46,8 @@ def mounted(
             source,
             mountpoint,
             backend=backend,
+            io=io,
+            stack=stack,
             fail_on=fail_on,
             outside=outside,
             allow_root=allow_root,

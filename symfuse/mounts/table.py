@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple, TypeVar
 
 FSTYPE = b"fuse.symfuse"
+OVERLAY = b"overlay"
 #: Longest wait for a server to answer. A healthy one needs a millisecond.
 ANSWER_TIMEOUT_S = 3.0
 
@@ -33,6 +34,7 @@ class MountEntry(NamedTuple):
     """One line of mountinfo.
 
     `device` is what st_dev says of the files there, `root` is b"/" but for bind mounts, `user` made a FUSE mount.
+    `place` is the directory that a stacked mount was made in (`stack.py`), None for all others.
     """
 
     mount_id: int
@@ -43,11 +45,12 @@ class MountEntry(NamedTuple):
     fstype: bytes
     source: bytes
     user: int | None
+    place: bytes | None = None
 
     @property
     def is_symfuse(self) -> bool:
         """True for a view, whichever backend serves it, and not for a bind mount of a part of one."""
-        return self.fstype == FSTYPE and self.root == b"/"
+        return (self.fstype == FSTYPE or self.place is not None) and self.root == b"/"
 
 
 def parse(mountinfo: bytes) -> list[MountEntry]:
@@ -59,6 +62,7 @@ def _entry(line: bytes) -> MountEntry:
     # 36 35 98:0 /root /mountpoint options [optional fields…] - fstype source super-options
     fields = line.split(b" ")
     separator = fields.index(b"-", 6)
+    fstype, options = _unescape(fields[separator + 1]), fields[separator + 3]
     major, _, minor = fields[2].partition(b":")
     return MountEntry(
         mount_id=int(fields[0]),
@@ -66,15 +70,21 @@ def _entry(line: bytes) -> MountEntry:
         device=os.makedev(int(major), int(minor)),
         root=_unescape(fields[3]),
         mountpoint=_unescape(fields[4]),
-        fstype=_unescape(fields[separator + 1]),
+        fstype=fstype,
         source=_unescape(fields[separator + 2]),
-        user=_user(fields[separator + 3]),
+        user=_user(options),
+        place=_place(options) if fstype == OVERLAY else None,
     )
 
 
 def _user(options: bytes) -> int | None:
     found = re.search(rb"(?:^|,)user_id=(\d+)", options)
     return int(found[1]) if found else None
+
+
+def _place(options: bytes) -> bytes | None:
+    found = re.search(rb"(?:^|,)lowerdir=(/\w+/symfuse-stack-\w+)/fuse/view:\1/fuse/empty(?:,|$)", options)
+    return found[1] if found else None
 
 
 def _unescape(text: bytes) -> bytes:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from symfuse import control
 from symfuse.errors import MountBusy, MountpointError, NotMounted, SymfuseError
 from symfuse.fuse import kernelmount
-from symfuse.mounts import table
+from symfuse.mounts import channel, stack, table
 from symfuse.mounts.holders import holders
 from symfuse.mounts.table import MountEntry, State
 
@@ -32,13 +32,14 @@ def unmount(mountpoint: bytes, *, lazy: bool = False) -> bool:
 
     Errors: NotMounted; MountBusy, naming the holders; MountpointError when it is another user's.
     """
+    stack.clear_stale()
     mount = find(mountpoint)
     state = table.state(mountpoint)
     if state is State.SILENT and not lazy:
         raise MountBusy(
             f"the server of {os.fsdecode(mountpoint)} does not answer", "end its process, or use symfuse umount --lazy"
         )
-    with _server(mountpoint, state) as server:
+    with _server(mount, state) as server:
         _unmount(mount, lazy=lazy or state is not State.ALIVE)
         return server is None or _is_elsewhere(mount) or _ends(server, mount, lazy=lazy)
 
@@ -61,6 +62,7 @@ def clear_dead(mountpoint: bytes) -> bool:
 
     Errors: MountpointError when it is another user's.
     """
+    stack.clear_stale()
     mount = table.at(mountpoint)
     if mount is None or not mount.is_symfuse or table.state(mountpoint) is not State.DEAD:
         return False
@@ -103,9 +105,9 @@ def _busy(mount: MountEntry) -> MountBusy:
 
 
 @contextlib.contextmanager
-def _server(mountpoint: bytes, state: State) -> Iterator[int | None]:
+def _server(mount: MountEntry, state: State) -> Iterator[int | None]:
     """A descriptor of the server's process, or None when it cannot be told (dead, silent, not ours, elsewhere)."""
-    pidfd = _pidfd(mountpoint) if state is State.ALIVE else None
+    pidfd = _pidfd(mount) if state is State.ALIVE else None
     try:
         yield pidfd
     finally:
@@ -113,23 +115,23 @@ def _server(mountpoint: bytes, state: State) -> Iterator[int | None]:
             os.close(pidfd)
 
 
-def _pidfd(mountpoint: bytes) -> int | None:
+def _pidfd(mount: MountEntry) -> int | None:
     try:
-        pid = _server_pid(mountpoint)
+        pid = _server_pid(mount)
         pidfd = None if pid is None else os.pidfd_open(pid)
     except OSError:
         return None
     # Asked again: the server still lives, so the number still was its own when the descriptor was made.
-    if pidfd is not None and _server_pid(mountpoint) != pid:
+    if pidfd is not None and _server_pid(mount) != pid:
         os.close(pidfd)
         return None
     return pidfd
 
 
-def _server_pid(mountpoint: bytes) -> int | None:
+def _server_pid(mount: MountEntry) -> int | None:
     """The server's process number, if it means the same to us."""
     try:
-        status = control.ask(mountpoint, control.STATUS)
+        status = channel.ask(mount, control.STATUS)
     except (NotMounted, PermissionError):
         return None
     if status.get("pid_namespace") != os.readlink("/proc/self/ns/pid"):

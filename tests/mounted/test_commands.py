@@ -20,7 +20,7 @@ from symfuse.errors import ExitStatus, SymfuseError
 from symfuse.mounts.launch import ServerProcess, launch
 from symfuse.mounts.request import request
 from tests.conftest import MountMaker, missing
-from tests.support.mounting import MYSELF, TIMEOUT_S, User, has_ended, mounts
+from tests.support.mounting import MYSELF, TIMEOUT_S, WAYS, User, has_ended, mounts
 from tests.support.trees import Name, link, tree
 
 HOSTILE_NAMES: list[Name] = [
@@ -96,7 +96,7 @@ def server_of(mountpoint: Path | str) -> psutil.Process:
 def test_mount_says_in_one_line_what_is_where_and_how_to_end_it(
     fuse: None, dataset: Path, mountpoint: Path, backend: str
 ) -> None:
-    done = MYSELF.symfuse("mount", "--backend", backend, dataset, mountpoint)
+    done = MYSELF.symfuse("mount", *WAYS[backend], dataset, mountpoint)
     assert done.stdout.count("\n") == 1
     assert str(dataset) in done.stdout
     assert f"symfuse umount {mountpoint}" in done.stdout
@@ -457,7 +457,7 @@ def with_server_patched(tmp_path: Path, *lines: str) -> User:
 def test_foreground_serves_until_a_signal(
     fuse: None, clean: Path, mountpoint: Path, number: signal.Signals, backend: str
 ) -> None:
-    with process("mount", "--foreground", "--backend", backend, clean, mountpoint) as running:
+    with process("mount", "--foreground", *WAYS[backend], clean, mountpoint) as running:
         assert running.stdout is not None
         assert str(mountpoint) in running.stdout.readline()
         assert (mountpoint / "cat/2.jpg").read_bytes() == b"one"
@@ -480,7 +480,7 @@ def test_foreground_ends_when_it_is_unmounted(fuse: None, clean: Path, mountpoin
 
 def test_run_gives_the_mountpoint_and_returns_the_status(fuse: None, clean: Path, backend: str) -> None:
     done = MYSELF.symfuse(
-        "run", clean, "--backend", backend, "--", "sh", "-c", 'echo "$SYMFUSE_MOUNT" "$1"; cat "$1"/cat/2.jpg; exit 7',
+        "run", clean, *WAYS[backend], "--", "sh", "-c", 'echo "$SYMFUSE_MOUNT" "$1"; cat "$1"/cat/2.jpg; exit 7',
         "-", "{}", check=False,
     )  # fmt: skip
     assert done.returncode == 7
@@ -599,10 +599,9 @@ def read_until(fd: int, end: bytes | None) -> bytes:
     return output
 
 
-@pytest.mark.parametrize("backend", ["kernel", "fusepy"], indirect=True)
 def test_killing_run_leaves_no_mount(fuse: None, clean: Path, backend: str) -> None:
     command = ["sh", "-c", 'echo "$SYMFUSE_MOUNT"; exec sleep 60']
-    with process("run", "--backend", backend, clean, "--", *command) as running:
+    with process("run", *WAYS[backend], clean, "--", *command) as running:
         assert running.stdout is not None
         place = running.stdout.readline().strip()
         server = server_of(place)

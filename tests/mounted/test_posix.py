@@ -419,6 +419,7 @@ def every_mutation_is_erofs(root: Path) -> None:
 # -- what only a mount can do ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("backend", ["kernel", "fusepy"], indirect=True)  # an overlay's flag cannot be taken away
 def test_every_mutation_is_erofs_after_root_took_the_flag_away(symfuse_mount: MountMaker, tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can remount")

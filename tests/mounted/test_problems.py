@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import MountMaker
 from tests.mounted.conftest import Mess
-from tests.support.mounting import MYSELF, User
+from tests.support.mounting import MYSELF, WAYS, User
 from tests.support.oracle import seen
 from tests.support.trees import Entry, Name, attributes, link, tree
 
@@ -70,7 +70,7 @@ def test_directory_links_are_hidden_on_request(symfuse_mount: MountMaker, tmp_pa
 def test_a_dataset_with_such_problems_is_refused(fuse: None, backend: str, tmp_path: Path, kind: str) -> None:
     dataset = tree(tmp_path / "dataset", {"ok": b"", "sub": {"bad": link("nowhere")}})
     (tmp_path / "mnt").mkdir()
-    said = MYSELF.symfuse("mount", "--backend", backend, "--fail-on", kind, dataset, tmp_path / "mnt", check=False)
+    said = MYSELF.symfuse("mount", *WAYS[backend], "--fail-on", kind, dataset, tmp_path / "mnt", check=False)
     assert said.returncode == 6
     assert "sub/bad" in said.stderr
     assert not os.path.ismount(tmp_path / "mnt")

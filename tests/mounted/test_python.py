@@ -13,10 +13,11 @@ import psutil
 import pytest
 
 import symfuse
-from symfuse import control
 from symfuse.errors import DatasetRefused, MountpointError, SourceError, UsageError
+from symfuse.mounts import live
+from symfuse.mounts.unmount import find
 from symfuse.policy import PROBLEMS
-from tests.support.mounting import MYSELF, TIMEOUT_S, has_ended, mounts
+from tests.support.mounting import KEYWORDS, MYSELF, TIMEOUT_S, has_ended, mounts
 from tests.support.trees import link, tree
 
 pytestmark = pytest.mark.usefixtures("fuse")
@@ -30,11 +31,11 @@ def dataset(tmp_path: Path) -> Path:
 
 
 def server_of(path: str) -> int:
-    return int(control.ask(os.fsencode(path), control.STATUS)["pid"])
+    return int(live.status(find(os.fsencode(path)))["pid"])
 
 
 def test_the_block_sees_the_mount_and_nothing_is_left(dataset: Path, backend: str) -> None:
-    with symfuse.mounted(dataset, backend=backend) as path:
+    with symfuse.mounted(dataset, **KEYWORDS[backend]) as path:
         assert isinstance(path, str)
         assert os.fsencode(path) in mounts()
         assert sorted(os.listdir(f"{path}/cat")) == ["1.jpg", "2.jpg"]

@@ -13,7 +13,6 @@ import pytest
 
 from symfuse.control import BUFFER_BYTES, STATUS, WHY, decode, encode
 from symfuse.counters import Counters
-from symfuse.fuse.server import Server
 from symfuse.view import View
 from tests.support import wire
 from tests.support.wire import Kernel
@@ -346,7 +345,7 @@ def test_requests_and_bytes_are_counted(kernel: Kernel, counters: Counters) -> N
 
 
 def test_only_what_touches_the_dataset_may_block(kernel: Kernel, view: View) -> None:
-    server: Server = kernel.server
+    server = kernel.server
     assert server.may_block(wire.request(wire.LOOKUP, 1, b"x\0")), "the root is not frozen yet"
     nodeid = kernel.walk(b"store/a.png")
     assert not server.may_block(wire.request(wire.LOOKUP, 1, b"x\0"))

@@ -26,6 +26,14 @@ _SUSPICIOUS = re.compile(r"\b(WARNING|ERROR|CRITICAL)\b|^Traceback", re.MULTILIN
 
 Run = subprocess.CompletedProcess[str]
 
+#: The ways to the kernel that the mounted tests know, in the words of `symfuse mount` and of `symfuse.mounted`.
+WAYS = {"kernel": ("--backend", "kernel"), "fusepy": ("--backend", "fusepy"), "stacked": ("--stack",)}
+KEYWORDS: dict[str, dict[str, Any]] = {
+    "kernel": {"backend": "kernel"},
+    "fusepy": {"backend": "fusepy"},
+    "stacked": {"stack": True},
+}
+
 
 @dataclass(frozen=True)
 class User:
@@ -90,6 +98,7 @@ class Mount:
     before: dict[bytes, tuple[object, ...]]
     pid: int = 0
     log: Path | None = None
+    place: Path | None = None
     expected_log: list[str] = field(default_factory=list)
     dataset_changes: bool = False
 
@@ -136,6 +145,7 @@ class Mount:
             self.umount()
         assert not self.is_mounted(), f"{self.path} is still mounted"
         assert has_ended(self.pid), f"the server of {self.path} (process {self.pid}) still runs"
+        assert self.place is None or not self.place.exists(), f"{self.place} was left behind"
         if not self.dataset_changes:
             assert fingerprint(self.dataset) == self.before, "the dataset was changed"
         self._check_log()
@@ -155,28 +165,36 @@ class Mount:
 def mount(dataset: Path, mountpoint: Path, *options: str, backend: str, user: User = MYSELF) -> Mount:
     """`symfuse mount`; the command's return is the mount's readiness."""
     made = Mount(path=mountpoint, dataset=dataset, backend=backend, user=user, before=fingerprint(dataset))
-    user.symfuse("mount", "--backend", backend, *options, "--", dataset, mountpoint)
+    user.symfuse("mount", *WAYS[backend], *options, "--", dataset, mountpoint)
     assert made.is_mounted(), "the command returned, but nothing is mounted"
     status = made.status()
     made.pid = int(status["pid"])
     made.log = Path(status["log"]) if status["log"] else None
-    assert status["backend"] == backend
+    made.place = place_of(made.pid) if backend == "stacked" else None
+    assert status["backend"] == ("kernel" if backend == "stacked" else backend)
+    assert status["stacked"] == (backend == "stacked")
     return made
 
 
-def mounts(*, fstype: bytes = b"fuse.symfuse") -> dict[bytes, bytes]:
-    """Where something of this type is mounted, and from what. Source: proc_pid_mountinfo(5)."""
+def mounts() -> dict[bytes, bytes]:
+    """Where a view is mounted, stacked or not, and from what. Source: proc_pid_mountinfo(5)."""
     found = {}
     with open("/proc/self/mountinfo", "rb") as lines:
         for line in lines:
             head, _, tail = line.partition(b" - ")
-            if tail.split(b" ")[0] == fstype:
+            if tail.startswith(b"fuse.symfuse ") or (tail.startswith(b"overlay ") and b"/symfuse-stack-" in tail):
                 found[_unescape(head.split(b" ")[4])] = _unescape(tail.split(b" ")[1])
     return found
 
 
 def _unescape(text: bytes) -> bytes:
     return re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8)]), text)
+
+
+def place_of(pid: int) -> Path | None:
+    """The directory that a stacked mount's server holds locked."""
+    held = (os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir())
+    return next((Path(path) for path in held if "/symfuse-stack-" in path), None)
 
 
 def has_ended(pid: int, *, within_s: float = 5.0) -> bool:

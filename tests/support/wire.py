@@ -7,6 +7,7 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from symfuse.fuse.layers import Layers
 from symfuse.fuse.server import Server
 
 IN_HEADER = struct.Struct("<IIQQIIIHH")
@@ -78,7 +79,7 @@ def request(opcode: int, nodeid: int, body: bytes = b"", *, uid: int = 0, pid: i
 class Kernel:
     """Asks a server as the kernel does, and refuses replies that the kernel would refuse."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server | Layers) -> None:
         self.server = server
 
     def ask(self, opcode: int, nodeid: int, body: bytes = b"", *, uid: int = 0, pid: int = 1) -> Reply | None:

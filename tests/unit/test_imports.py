@@ -35,6 +35,7 @@ BETWEEN = [
     "policy",
     "errors",
     "fuse.server",
+    "fuse.layers",
     "fuse.abi",
     "fuse.libfuse",
 ]

@@ -1,0 +1,100 @@
+"""How a mount is asked: through its root, or, where an overlay lies over it and passes no ioctl on, a socket.
+
+The socket is in the place that the overlay's line in mountinfo names (`stack.py`). One packet is one question, the
+next its answer: a number (the command, or an errno), and what `control.py` makes of it.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+import struct
+import threading
+
+from symfuse import control
+from symfuse.control import Control, Message
+from symfuse.errors import NotMounted, UsageError
+from symfuse.mounts.table import MountEntry
+
+_NUMBER = struct.Struct("<I")
+_PACKET_BYTES = _NUMBER.size + control.BUFFER_BYTES
+#: `struct ucred`: pid, uid, gid. Source: unix(7).
+_CREDENTIALS = struct.Struct("<3i")
+
+log = logging.getLogger(__name__)
+
+
+def ask(mount: MountEntry, command: int, **question: str) -> Message:
+    """One question to a mount, answered by its server. Errors: as `control.ask`."""
+    if mount.place is None:
+        return control.ask(mount.mountpoint, command, **question)
+    asked = control.encode(question)
+    if len(asked) > control.BUFFER_BYTES:
+        raise UsageError("the path is too long for a mount to be asked about")
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
+            connection.connect(address(mount.place))
+            connection.send(_NUMBER.pack(command) + asked)
+            reply = connection.recv(_PACKET_BYTES)
+            if len(reply) < _NUMBER.size:
+                raise ConnectionResetError("the server ended")
+            (number,) = _NUMBER.unpack_from(reply)
+            if number:
+                raise OSError(number, os.strerror(number))
+            return control.decode(reply[_NUMBER.size :])
+    except PermissionError:
+        raise
+    except (OSError, ValueError) as error:
+        name = os.fsdecode(mount.mountpoint)
+        raise NotMounted(f"the server of {name} cannot be asked from here", "ask where it was mounted") from error
+
+
+def address(place: bytes) -> bytes:
+    """Where the server of a stacked mount listens."""
+    return os.path.join(place, b"control")
+
+
+class Listener:
+    """Answers what is asked through the socket, each question in a thread of its own: one may wait for the dataset."""
+
+    def __init__(self, place: bytes, answerer: Control) -> None:
+        self._control = answerer
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket.bind(address(place))
+        self._socket.listen()
+        threading.Thread(target=self._listen, name="listener", daemon=True).start()
+
+    def close(self) -> None:
+        """Listen no longer."""
+        self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread
+        self._socket.close()
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:  # closed
+                return
+            threading.Thread(target=self._serve, args=(connection,), name="answer", daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection:
+            try:
+                question = connection.recv(_PACKET_BYTES)
+                credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+                _pid, uid, _gid = _CREDENTIALS.unpack(credentials)
+                connection.send(self._answer(question, uid))
+            except OSError as error:  # whoever asked is gone
+                log.debug("a question was not answered: %s", error)
+
+    def _answer(self, question: bytes, uid: int) -> bytes:
+        try:
+            (command,) = _NUMBER.unpack_from(question)
+            return _NUMBER.pack(0) + self._control.answer(command, question[_NUMBER.size :], uid=uid)
+        except OSError as error:
+            return _NUMBER.pack(error.errno or errno.EIO)
+        except Exception:
+            log.exception("a question was not answered")
+            return _NUMBER.pack(errno.EIO)
