@@ -9,7 +9,6 @@ import fnmatch
 import json
 import os
 import shutil
-import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 from scripts.benchmark import dataset, picture, report, scale
 from scripts.benchmark.contenders import CONTENDERS, DEFAULT, LINKS, REPOSITORY
 from scripts.benchmark.dataset import MIB, Shape
+from scripts.benchmark.interrupts import INTERRUPTS
 from scripts.benchmark.measure import Run, Settings, wanted_rows
 from scripts.benchmark.results import Results
 from scripts.benchmark.rows import QUICK, ROWS
@@ -33,8 +33,7 @@ QUICK_SETTINGS = Settings(rounds=1, minutes=2, budget_s=0.5, at_least_s=0.1, row
 def main() -> None:
     """Measure, or read results again, and show them."""
     options = arguments()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _stop)
+    INTERRUPTS.install()
     if options.again:
         with open(options.again, encoding="utf-8") as file:
             told = json.load(file)
@@ -47,13 +46,6 @@ def main() -> None:
         else:
             told = measure(options, contenders, missing, place)
     publish(told, options)
-
-
-def _stop(number: int, _frame: object) -> None:
-    """End in order, once: what is mounted is unmounted, what was made is removed."""
-    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(each, signal.SIG_IGN)
-    sys.exit(128 + number)
 
 
 def arguments() -> argparse.Namespace:
@@ -123,7 +115,8 @@ def scratch(directory: str) -> Iterator[str]:
     try:
         yield place
     finally:
-        shutil.rmtree(place)
+        with INTERRUPTS.held():
+            shutil.rmtree(place)
 
 
 def measure(options: argparse.Namespace, contenders: list[str], missing: dict[str, str], place: str) -> dict[str, Any]:

@@ -13,7 +13,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +20,7 @@ from ctypes.util import find_library
 from dataclasses import dataclass, field
 
 from scripts.benchmark.dataset import Tree
+from scripts.benchmark.interrupts import INTERRUPTS
 from symfuse.control import Message
 from symfuse.errors import SymfuseError
 from symfuse.mounts import live
@@ -150,21 +150,22 @@ def serve(contender: Contender, tree: Tree, scratch: str) -> Iterator[Served]:
     if not contender.command:
         yield Served(tree.copy if contender.reads_copy else tree.dataset)
         return
-    with tempfile.TemporaryDirectory(prefix=f"{contender.name}-", dir=scratch) as place:
-        mountpoint, log = os.path.join(place, "mnt"), os.path.join(place, "log")
-        os.mkdir(mountpoint)
-        words = {"source": tree.dataset, "mountpoint": mountpoint, "scratch": os.path.join(place, "cache")}
-        command = [word.format_map(words) for word in contender.command]
-        starter = _Symfuse if contender.is_symfuse else _Peer
-        server = starter(command, mountpoint, log)
-        try:
-            started = time.monotonic()
-            server.start()
-            _list(mountpoint)
-            ready_s = time.monotonic() - started
-            yield server.served(ready_s)
-        finally:
+    place = os.path.join(scratch, contender.name)
+    mountpoint, log = os.path.join(place, "mnt"), os.path.join(place, "log")
+    words = {"source": tree.dataset, "mountpoint": mountpoint, "scratch": os.path.join(place, "cache")}
+    command = [word.format_map(words) for word in contender.command]
+    server = (_Symfuse if contender.is_symfuse else _Peer)(command, mountpoint, log)
+    os.makedirs(mountpoint)
+    try:
+        started = time.monotonic()
+        server.start()
+        _list(mountpoint)
+        ready_s = time.monotonic() - started
+        yield server.served(ready_s)
+    finally:
+        with INTERRUPTS.held():
             server.end()
+            shutil.rmtree(place)
 
 
 def _list(mountpoint: str) -> None:
@@ -205,7 +206,7 @@ class _Peer:
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        with open(self.log, "wb") as log:
+        with open(self.log, "wb") as log, INTERRUPTS.held():
             self.process = subprocess.Popen(
                 self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
@@ -248,7 +249,8 @@ class _Symfuse:
     _asked: int = 0
 
     def start(self) -> None:
-        done = self._run(*self.command)
+        with INTERRUPTS.held():
+            done = self._run(*self.command)
         if done.returncode != 0:
             raise Failure(_last_line(done.stderr))
 

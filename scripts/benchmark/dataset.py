@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import os
 import random
+import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -146,7 +147,9 @@ def _store(top: str, shape: Shape) -> list[int]:
     for directory in {os.path.dirname(path) for path, _, _ in jobs}:
         os.makedirs(directory, exist_ok=True)
     # Spawned, not forked: what runs us may have threads.
-    with multiprocessing.get_context("spawn").Pool() as pool:
+    # Ctrl-C reaches them, too, and is for us.
+    ignored = (signal.SIGINT, signal.SIG_IGN)
+    with multiprocessing.get_context("spawn").Pool(initializer=signal.signal, initargs=ignored) as pool:
         return pool.starmap(_write_image, jobs, chunksize=256)
 
 

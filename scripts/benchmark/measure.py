@@ -6,6 +6,7 @@ next. What a client does is measured in a process of its own (client.py).
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import json
 import os
@@ -21,15 +22,21 @@ from typing import Any
 from scripts.benchmark import client
 from scripts.benchmark.contenders import CONTENDERS, Contender, Failure, Served, serve
 from scripts.benchmark.dataset import Data, Tree
+from scripts.benchmark.interrupts import INTERRUPTS
 from scripts.benchmark.results import Results
 from scripts.benchmark.rows import DISK, FRESH, ROWS
 
 #: A client that says nothing for so long hangs.
 CLIENT_TIMEOUT_S = 180
+KILL_TIMEOUT_S = 5
 MB = 1_000_000
 DROP_CACHES = "/proc/sys/vm/drop_caches"
 
 Sample = tuple[str, float]
+
+
+class Unusable(Exception):
+    """The dataset or its copy is not what it should be: nothing measured with it would mean anything."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,7 @@ class Settings:
     #: No round begins that would end later, judged by the longest before it.
     minutes: float = 14
     #: A client stops reading after so long.
-    budget_s: float = 1.5
+    budget_s: float = 1
     #: What can be repeated is repeated for so long.
     at_least_s: float = 0.2
     rows: tuple[str, ...] = ("*",)
@@ -130,8 +137,10 @@ def run_client(task: Mapping[str, Any], timeout_s: float = CLIENT_TIMEOUT_S) -> 
     try:
         said, complained = process.communicate(json.dumps(task), timeout=timeout_s)
     except BaseException as error:
-        # Never waited for: where it hangs in a call on the mount, only the end of the mount ends it.
         process.kill()
+        with INTERRUPTS.held(), contextlib.suppress(subprocess.TimeoutExpired):
+            # Not for ever: where it hangs in a call on the mount, perhaps only the end of the mount ends it.
+            process.communicate(timeout=KILL_TIMEOUT_S)
         if isinstance(error, subprocess.TimeoutExpired):
             raise Failure(f"no end within {timeout_s:.0f} s") from None
         raise
@@ -283,11 +292,11 @@ class Run:
     _warm: bool = False
 
     def measure(self) -> None:
-        """All rounds. What fails is written down, and the run goes on."""
+        """All rounds. What a contender fails at is written down, and the run goes on. Errors: Unusable."""
         began = time.monotonic()
         longest_s = 0.0
         for number in range(self.settings.rounds):
-            if time.monotonic() - began + longest_s > self.settings.minutes * 60:
+            if number and time.monotonic() - began + longest_s > self.settings.minutes * 60:
                 self.on_step(f"{number} of {self.settings.rounds} rounds: no time for more")
                 break
             round_began = time.monotonic()
@@ -340,7 +349,10 @@ class Run:
             for root in (tree.dataset, tree.copy):
                 task = {"root": root, "index": tree.index, "files": len(tree.files), "budget_s": CLIENT_TIMEOUT_S}
                 for each in ("walk", "stat", work):
-                    run_client({"work": each, "how": "os", **task})
+                    try:
+                        run_client({"work": each, "how": "os", **task})
+                    except Failure as error:
+                        raise Unusable(f"{root}: {error}") from error
 
 
 def drop_caches() -> None:

@@ -26,7 +26,7 @@ COLOURS = {
 LABELS_PX, PLOT_PX, MARGIN_PX = 390, 560, 30
 ROW_PX, HEADING_PX, LEGEND_PX = 22, 30, 26
 TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
-FONT = "font-family='system-ui, sans-serif' font-size='12'"
+FONT = "font-family='DejaVu Sans, Verdana, sans-serif' font-size='12'"
 
 
 def draw(results: Results) -> str:
