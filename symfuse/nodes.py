@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from symfuse.policy import Kind
@@ -38,6 +39,50 @@ def node_of(nodeid: int, ino: int, trait: Trait, row: Sequence[int]) -> Node:
     """The node of an entry whose row and trait these are."""
     _source_ino, size, atime_ns, mtime_ns, ctime_ns, blocks, _trait = row
     return Node(nodeid, ino, trait.mode, 1, trait.uid, trait.gid, size, blocks, atime_ns, mtime_ns, ctime_ns)
+
+
+_KINDS = tuple(Kind)
+_CODES = {kind: code for code, kind in enumerate(_KINDS, 1)}
+
+
+class Absent:
+    """The places of one directory that are hidden there, though not everywhere its table is used.
+
+    Packed, for dedup may hide a million: one byte for each place of a directory that hides any, and eight more where
+    others stand for them.
+    """
+
+    __slots__ = ("_stand_ins", "kinds")
+
+    def __init__(self) -> None:
+        #: 0 for what is shown; None while nothing is hidden.
+        self.kinds: bytearray | None = None
+        self._stand_ins: array[int] | None = None
+
+    def __contains__(self, place: int) -> bool:
+        return self.kinds is not None and self.kinds[place] != 0
+
+    def hide(self, place: int, kind: Kind, *, count: int, stand_in: int = 0) -> None:
+        """Hide one of the `count` places; `stand_in` is the nodeid of what is shown in its stead."""
+        if self.kinds is None:
+            self.kinds = bytearray(count)
+        self.kinds[place] = _CODES[kind]
+        if stand_in:
+            if self._stand_ins is None:
+                self._stand_ins = array("Q", bytes(8 * count))
+            self._stand_ins[place] = stand_in
+
+    def get(self, place: int) -> Kind | None:
+        """Why a place is hidden here, if it is."""
+        return _KINDS[self.kinds[place] - 1] if self.kinds is not None and self.kinds[place] else None
+
+    def stand_in(self, place: int) -> int:
+        """The nodeid of what is shown instead, or 0."""
+        return self._stand_ins[place] if self._stand_ins is not None else 0
+
+    def items(self) -> Iterator[tuple[int, Kind]]:
+        """Place and kind of all that is hidden here."""
+        return ((place, _KINDS[code - 1]) for place, code in enumerate(self.kinds or b"") if code)
 
 
 class Directory:
@@ -75,4 +120,4 @@ class Directory:
         self.shared_inos = range(0)  # what its entries share for all below them
         self.is_frozen = False  # all of it; set last
         self.children: dict[int, int] = {}  # place -> number
-        self.absent: dict[int, Kind] = {}  # places hidden here, though not everywhere the table is used
+        self.absent = Absent()

@@ -22,6 +22,10 @@ class Kind(enum.StrEnum):
     OUTSIDE = "outside"
     DOT_ENTRY = "dot-entry"
     DIR_LINK = "dir-link"
+    DUPLICATE = "duplicate"
+    LEAK = "leak"
+    CONFLICT = "conflict"
+    BROKEN = "broken"
 
     @property
     def meaning(self) -> str:
@@ -31,7 +35,7 @@ class Kind(enum.StrEnum):
     @property
     def is_choice(self) -> bool:
         """True for what the user asked to hide; the rest are problems of the dataset (`--fail-on any`)."""
-        return self in (Kind.DOT_ENTRY, Kind.DIR_LINK)
+        return self not in PROBLEMS
 
 
 _MEANINGS = {
@@ -45,9 +49,32 @@ _MEANINGS = {
     Kind.OUTSIDE: "the link leaves the dataset and its target is in no --allow-root directory",
     Kind.DOT_ENTRY: "its name begins with a dot",
     Kind.DIR_LINK: "a link to a directory, and --dir-links hide was given",
+    Kind.DUPLICATE: "the same image is shown at another place",
+    Kind.LEAK: "the same image is shown in another split",
+    Kind.CONFLICT: "the same image is under several classes, and --conflicts drop was given",
+    Kind.BROKEN: "the image cannot be decoded",
 }
 
-PROBLEMS = frozenset(kind for kind in Kind if not kind.is_choice)
+
+class Finding(enum.StrEnum):
+    """What is wrong with an image although it is shown. Counted in images, not in files."""
+
+    CONFLICT = "conflict"
+    LEAK = "leak"
+
+    @property
+    def meaning(self) -> str:
+        """One line for the user."""
+        return {
+            Finding.CONFLICT: "one image under several classes of one split",
+            Finding.LEAK: "one image in several splits",
+        }[self]
+
+
+PROBLEMS = frozenset(Kind) - {
+    *(Kind.DOT_ENTRY, Kind.DIR_LINK),
+    *(Kind.DUPLICATE, Kind.LEAK, Kind.CONFLICT, Kind.BROKEN),
+}
 
 
 class Backend(enum.StrEnum):
@@ -86,6 +113,62 @@ class DotEntries(enum.StrEnum):
     SHOW = "show"
 
 
+class SameBy(enum.StrEnum):
+    """What makes two files the same image."""
+
+    OFF = "off"
+    TARGET = "target"
+    BYTES = "bytes"
+    PIXELS = "pixels"
+
+
+class Scope(enum.StrEnum):
+    """Within what the same image is shown once."""
+
+    CLASS = "class"
+    SPLIT = "split"
+    ALL = "all"
+
+
+class Layout(enum.StrEnum):
+    """What the levels of directories mean."""
+
+    AUTO = "auto"
+    CLASS = "class"
+    SPLIT_CLASS = "split/class"
+
+
+class Conflicts(enum.StrEnum):
+    """What happens to an image that is under several classes of one split."""
+
+    FIRST = "first"
+    KEEP = "keep"
+    DROP = "drop"
+    FAIL = "fail"
+
+
+class BrokenImages(enum.StrEnum):
+    """Images that cannot be decoded."""
+
+    SHOW = "show"
+    HIDE = "hide"
+
+
+@dataclass(frozen=True, slots=True)
+class Dedup:
+    """Which of several same images is shown.
+
+    `prefer` holds globs of paths in the view, `split_order` names of splits; what comes first in them is shown first.
+    """
+
+    same_by: SameBy = SameBy.OFF
+    scope: Scope = Scope.CLASS
+    layout: Layout = Layout.AUTO
+    prefer: tuple[bytes, ...] = ()
+    split_order: tuple[bytes, ...] = (b"train", b"val", b"test")
+    conflicts: Conflicts = Conflicts.FIRST
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """What a view shows. `allow_roots` are absolute real paths: outside links into them are always followed."""
@@ -94,4 +177,6 @@ class Policy:
     dir_links: DirLinks = DirLinks.FOLLOW
     dot_entries: DotEntries = DotEntries.HIDE
     allow_roots: tuple[bytes, ...] = ()
+    dedup: Dedup = Dedup()
+    broken_images: BrokenImages = BrokenImages.SHOW
     fail_on: frozenset[Kind] = field(default_factory=frozenset)

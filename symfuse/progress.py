@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from symfuse.policy import Kind
+from symfuse.policy import Finding, Kind
 
 #: Hidden paths kept as examples, of each kind.
 MAX_EXAMPLES = 5
@@ -21,6 +23,8 @@ class Progress:
     files: int = 0
     hidden: Counter[Kind] = field(default_factory=Counter)
     examples: dict[Kind, list[str]] = field(default_factory=dict)
+    findings: Counter[Finding] = field(default_factory=Counter)
+    finding_examples: dict[Finding, list[str]] = field(default_factory=dict)
     complete: bool = False
     error: str | None = None
 
@@ -30,6 +34,13 @@ class Progress:
         examples = self.examples.setdefault(kind, [])
         if len(examples) < MAX_EXAMPLES:
             examples.append(os.fsdecode(path))
+
+    def report(self, finding: Finding, paths: Iterable[bytes]) -> None:
+        """Count one image that something is wrong with; `paths` are those of its copies."""
+        self.findings[finding] += 1
+        examples = self.finding_examples.setdefault(finding, [])
+        if len(examples) < MAX_EXAMPLES:
+            examples.append(", ".join(map(os.fsdecode, paths)))
 
     def take_back(self, kind: Kind, path: bytes) -> None:
         """Undo one `note`."""
@@ -42,8 +53,7 @@ class Progress:
 
     def copy(self) -> Progress:
         """A snapshot that the view no longer changes."""
-        examples = {kind: list(paths) for kind, paths in self.examples.items()}
-        return Progress(self.directories, self.files, self.hidden.copy(), examples, self.complete, self.error)
+        return copy.deepcopy(self)
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -52,6 +62,8 @@ class Progress:
             "files": self.files,
             "hidden": {str(kind): number for kind, number in sorted(self.hidden.items())},
             "examples": {str(kind): paths for kind, paths in sorted(self.examples.items())},
+            "findings": {str(finding): number for finding, number in sorted(self.findings.items())},
+            "finding_examples": {str(finding): paths for finding, paths in sorted(self.finding_examples.items())},
             "complete": self.complete,
             "error": self.error,
         }

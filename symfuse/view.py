@@ -20,23 +20,19 @@ import logging
 import os
 import stat
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from symfuse import source
 from symfuse.dataset import Dataset
 from symfuse.inos import ROOT_INO, InoSpace, share
 from symfuse.nodes import Directory, Node, Shown, node_of
-from symfuse.policy import Kind
+from symfuse.policy import Finding, Kind
 from symfuse.progress import Progress
+from symfuse.repeats import Repeats
 from symfuse.table import CHUNK, HIDDEN_MODE_BITS, Row, Table, Trait, Traits
 
 ROOT_NODEID = 1
 PLACE_BITS = 32
-#: Directories reached through links may repeat sources already shown this often before the next is hidden: far more
-#: than datasets do, far less than a machine bears.
-REPEATS_ALLOWED = 100_000
-REPEATS_PER_SOURCE = 16
 
 log = logging.getLogger(__name__)
 
@@ -64,8 +60,7 @@ class View:
         # One of these is held while a directory is read from disk, so that it is read once.
         self._freezing = [threading.Lock() for _ in range(64)]
         self._shared: dict[tuple[int, int], Table] = {}  # tables of linked directories by source, under _lock
-        self._sources_repeated: Counter[tuple[int, int]] = Counter()  # under _lock
-        self._repeats = 0  # under _lock
+        self._repeats = Repeats()  # under _lock
         self._frozen = 0  # directories, under _lock
         self._failed: set[int] = set()  # directories that could not be read when it was tried, under _lock
         self._progress = Progress()  # under _lock
@@ -109,6 +104,10 @@ class View:
             self._child(directory, table, place)
         return kind or directory.absent.get(place)
 
+    def stand_in(self, parent: int, place: int) -> int:
+        """The nodeid of the file that is shown instead of the one hidden at a place, or 0."""
+        return self.directory(parent).absent.stand_in(place)
+
     def child(self, parent: int, place: int) -> int | None:
         """The nodeid of the directory that is shown at a place, if one is. Errors: as `table`."""
         table = self.table(parent)
@@ -125,13 +124,14 @@ class View:
         """What a directory shows from a place on, in byte order, as it is stored. Errors: as `table`."""
         table = self.table(nodeid)
         directory, traits = self._directories[nodeid], self._traits
-        problems, absent, subdirectories = table.problems, directory.absent, table.subdirectories
+        problems, subdirectories = table.problems, table.subdirectories
         first_nodeid, first_ino = nodeid << PLACE_BITS, directory.first_ino
         while start < len(table):
             self._freeze(directory, table, start)
             end = min(start - start % CHUNK + CHUNK, len(table))
+            absent = directory.absent.kinds
             for place, row in enumerate(table.rows(start, end), start):
-                if place in problems or place in absent:
+                if place in problems or (absent is not None and absent[place]):
                     continue
                 child: int | None = first_nodeid | place
                 if place in subdirectories:
@@ -248,7 +248,7 @@ class View:
         trait = self._traits[row.trait]
         kind = self._refuse(directory, row.ino, trait)
         if kind is not None:
-            directory.absent[place] = kind
+            directory.absent.hide(place, kind, count=len(table))
             return
         child = Directory(
             number=len(self._directories), parent=directory, place=place,
@@ -269,19 +269,16 @@ class View:
             ancestor = ancestor.parent
         if not (parent.repeats or trait.is_link):
             return None  # directories without links on the way cannot multiply
-        if self._repeats > REPEATS_ALLOWED + REPEATS_PER_SOURCE * len(self._sources_repeated):
-            self._name_culprit()
-            return Kind.MULTIPLIED
-        key = (trait.dev, ino)
-        self._repeats += key in self._sources_repeated
-        self._sources_repeated[key] += 1
-        return None
+        if self._repeats.allow((trait.dev, ino)):
+            return None
+        self._name_culprit()
+        return Kind.MULTIPLIED
 
     def _name_culprit(self) -> None:
         """Say once which directory multiplies. Called with _lock held."""
         if self._progress.error is None:
-            key, number = self._sources_repeated.most_common(1)[0]
-            path = next(found.path for found in self._directories if (found.dev, found.ino) == key)
+            source, number = self._repeats.culprit()
+            path = next(found.path for found in self._directories if (found.dev, found.ino) == source)
             self._progress.error = (
                 f"links multiply: {os.fsdecode(path)} alone would be shown {number} times or more, "
                 "so further linked directories are hidden; remove links, or use --dir-links hide"
@@ -302,6 +299,46 @@ class View:
             path = self._shown_path(directory)
             for place, kind in hidden:
                 progress.note(kind, os.path.join(path, table.name(place)))
+
+    def hide(self, nodeid: int, kind: Kind, *, stand_in: int = 0) -> None:
+        """Hide a file that is shown; `stand_in` is the nodeid of the file that is shown in its stead.
+
+        Only before the view is mounted: what the kernel was told is never taken back. Errors: KeyError.
+        """
+        directory, place, table = self._at(nodeid)
+        with self._lock:
+            directory.absent.hide(place, kind, count=len(table), stand_in=stand_in)
+            self._progress.files -= 1
+            self._progress.note(kind, os.path.join(self._shown_path(directory), table.name(place)))
+
+    def report(self, finding: Finding, paths: Iterable[bytes]) -> None:
+        """Count an image that is shown though something is wrong with it; `paths` are those of its copies."""
+        with self._lock:
+            self._progress.report(finding, paths)
+
+    def files(self) -> Iterator[tuple[int, Trait, tuple[int, ...]]]:
+        """Nodeid, trait and the fields of a `Row` of every file shown in the directories that are frozen."""
+        for number in range(ROOT_NODEID, len(self._directories)):
+            if self.is_frozen(number):
+                for _place, _name, nodeid, _ino, trait, row in self.rows(number):
+                    if nodeid >> PLACE_BITS:
+                        yield nodeid, trait, row
+
+    def holder(self, nodeid: int) -> int:
+        """The nodeid of the directory that holds a file."""
+        return nodeid >> PLACE_BITS
+
+    def is_linked(self, nodeid: int) -> bool:
+        """True for a file that is a link's target, or lies in a linked directory. Errors: KeyError."""
+        directory, place, table = self._at(nodeid)
+        return directory.repeats or self._traits[table.row(place).trait].is_link
+
+    def path(self, nodeid: int) -> bytes:
+        """The path of a node, relative to the view's root. Errors: KeyError."""
+        if nodeid == ROOT_NODEID:
+            return b""
+        directory, place, table = self._at(nodeid)
+        return os.path.join(self._shown_path(directory), table.name(place))
 
     def _shown_path(self, directory: Directory) -> bytes:
         """Relative to the view's root."""

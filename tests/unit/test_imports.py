@@ -14,8 +14,8 @@ PACKAGE = REPOSITORY / "symfuse"
 
 #: Each layer imports from those before it, never from those after. docs/design.md has the same list.
 LAYERS = [
-    *("errors", "policy", "progress", "source", "links", "dataset", "table", "inos", "nodes", "view"),
-    *("explain", "counters", "control", "fuse", "mounts", "cli"),
+    *("errors", "policy", "progress", "source", "links", "dataset", "table", "inos", "repeats", "nodes"),
+    *("view", "identity", "layout", "sameness", "dedup", "explain", "counters", "control", "fuse", "mounts", "cli"),
 ]
 #: The package's front door and the `python -m` entry: they hold nothing but a lazy import of what is behind them.
 DOORS = {"symfuse", "symfuse.__main__"}
@@ -26,6 +26,7 @@ TOUCHING = {"open", "listdir", "lstat", "pread", "readlink", "scandir", "stat", 
 BETWEEN = [
     "table",
     "inos",
+    "repeats",
     "nodes",
     "view",
     "explain",

@@ -14,7 +14,8 @@ def test_every_kind_says_in_one_line_what_it_means(kind: Kind) -> None:
 
 
 def test_what_the_user_asked_to_hide_is_no_problem_of_the_dataset() -> None:
-    assert set(Kind) - PROBLEMS == {Kind.DOT_ENTRY, Kind.DIR_LINK}
+    asked = {Kind.DOT_ENTRY, Kind.DIR_LINK, Kind.DUPLICATE, Kind.LEAK, Kind.CONFLICT, Kind.BROKEN}
+    assert set(Kind) - PROBLEMS == asked
 
 
 def test_a_policy_cannot_change_under_a_mount() -> None:

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from symfuse import inos
+from symfuse import inos, repeats
 from symfuse import table as table_module
 from symfuse import view as view_module
 from symfuse.dataset import Dataset
@@ -295,7 +295,7 @@ def test_a_directory_is_a_cycle_only_below_itself(tmp_path: Path) -> None:
 def test_links_that_multiply_are_bounded_and_the_culprit_is_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(view_module, "REPEATS_ALLOWED", 1000)
+    monkeypatch.setattr(repeats, "REPEATS_ALLOWED", 1000)
     # Each level links twice to the next: 2**30 paths out of 30 directories.
     levels: dict[Name, Entry] = {
         f"{n:02}": {"x": link(f"../{n + 1:02}"), "y": link(f"../{n + 1:02}")} for n in range(30)
@@ -457,3 +457,39 @@ def test_a_name_that_does_not_exist_is_explained_so(mess: View, tmp_path: Path) 
 def test_the_root_is_explained(mess: View, tmp_path: Path) -> None:
     for path in (b"", b".", b"/"):
         assert explain(mess, path).source == os.fsencode((tmp_path / "dataset").resolve())
+
+
+# -- what is hidden on request -----------------------------------------------------------------------------------------
+
+
+def test_a_hidden_file_is_gone_from_the_view_and_stands_in_the_count(mess: View) -> None:
+    mess.freeze_all()
+    files, hidden, shown = mess.progress().files, at(mess, b"store/b.png"), at(mess, b"store/a.png")
+    mess.hide(hidden.nodeid, Kind.DUPLICATE, stand_in=shown.nodeid)
+    assert mess.lookup(at(mess, b"store").nodeid, b"b.png") is None
+    assert b"store/b.png" not in dict(walk(mess))
+    assert at(mess, b"train/dog/b.png"), "its directory is shown at another place, too, and there it stays"
+    progress = mess.progress()
+    assert (progress.files, progress.hidden[Kind.DUPLICATE]) == (files - 1, 1)
+    assert progress.examples[Kind.DUPLICATE] == ["store/b.png"]
+    directory = at(mess, b"store").nodeid
+    place = mess.find(directory, b"b.png")
+    assert place is not None
+    assert mess.hidden(directory, place) is Kind.DUPLICATE
+    assert mess.path(mess.stand_in(directory, place)) == b"store/a.png"
+
+
+def test_hiding_moves_no_inode_number(mess: View, tmp_path: Path) -> None:
+    mess.freeze_all()
+    before = {path: node.ino for path, node in walk(mess)}
+    mess.hide(at(mess, b"store/a.png").nodeid, Kind.DUPLICATE)
+    after = {path: node.ino for path, node in walk(mess)}
+    assert after == {path: ino for path, ino in before.items() if path != b"store/a.png"}
+
+
+def test_the_files_of_a_view_are_those_that_it_shows(mess: View) -> None:
+    mess.freeze_all()
+    expected = sorted(path for path, node in walk(mess) if not node.is_directory)
+    assert sorted(mess.path(nodeid) for nodeid, _, _ in mess.files()) == expected
+    linked = {mess.path(nodeid) for nodeid, _, _ in mess.files() if mess.is_linked(nodeid)}
+    assert linked == {b"train/cat/1.png", b"train/dog/a.png", b"train/dog/b.png", b"train/dog/deep/er/c.png"}
