@@ -46,7 +46,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     cannot be interrupted by a signal, so the timeout comes from a thread.
 
     Ordinary users have no stacked mounts: there is nothing to run of their tests then."""
-    items[:] = [item for item in items if not ("ordinary_user" in _fixtures(item) and "stacked" in item.name)]
+    items[:] = [item for item in items if not ("ordinary_user" in _fixtures(item) and _backend(item) == "stacked")]
     for item in items:
         if "fuse" in _fixtures(item) and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(180, method="thread"))
@@ -54,6 +54,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _fixtures(item: pytest.Item) -> list[str]:
     return list(getattr(item, "fixturenames", ()))
+
+
+def _backend(item: pytest.Item) -> object:
+    return (
+        item.callspec.params.get("backend") if isinstance(item, pytest.Function) and hasattr(item, "callspec") else None
+    )
 
 
 def missing(config: pytest.Config, what: str) -> NoReturn:

@@ -91,6 +91,8 @@ class Listener:
 
     def _answer(self, question: bytes, uid: int) -> bytes:
         try:
+            if len(question) < _NUMBER.size:
+                raise OSError(errno.EINVAL, "no question")
             (command,) = _NUMBER.unpack_from(question)
             return _NUMBER.pack(0) + self._control.answer(command, question[_NUMBER.size :], uid=uid)
         except OSError as error:

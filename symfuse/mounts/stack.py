@@ -71,13 +71,17 @@ class Place:
 
 def clear_stale() -> None:
     """Remove the places of servers that were killed, and what they had mounted there and not yet shown."""
-    if os.geteuid() != 0:
+    if not _may_clear():
         return
     for base in BASES:
         with contextlib.suppress(OSError):
             for name in os.listdir(base):
                 if name.startswith(PREFIX):
                     _clear(os.path.join(base, name))
+
+
+def _may_clear() -> bool:
+    return os.geteuid() == 0
 
 
 def _clear(path: bytes) -> None:

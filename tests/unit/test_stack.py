@@ -1,0 +1,208 @@
+"""The parts of a stacked mount that need no FUSE: its line in mountinfo, its place, and the way it is asked."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from symfuse import control
+from symfuse.control import Control
+from symfuse.counters import Counters
+from symfuse.errors import FuseUnavailable, NotMounted, UsageError
+from symfuse.mounts import channel, stack, table
+from symfuse.mounts.channel import Listener
+from symfuse.mounts.request import request
+from symfuse.mounts.stack import Place
+from symfuse.mounts.table import MountEntry
+from symfuse.view import View
+from tests.support.trees import link, tree
+
+# -- mountinfo ---------------------------------------------------------------------------------------------------------
+
+PLACE = rb"/run/symfuse-stack-a1_b2c3"
+
+
+def overlay(options: bytes, *, root: bytes = b"/") -> MountEntry:
+    (entry,) = table.parse(rb"45 27 0:40 %s /mnt/a\040b ro,nosuid - overlay /data/x %s" % (root, options) + b"\n")
+    return entry
+
+
+@pytest.mark.parametrize("options", [b"ro,%s", b"%s", b"ro,%s,redirect_dir=on"])
+def test_a_stacked_mount_is_known_by_what_it_is_made_of(options: bytes) -> None:
+    entry = overlay(options % (b"lowerdir=%s/fuse/view:%s/fuse/empty" % (PLACE, PLACE)))
+    assert entry.is_symfuse
+    assert (entry.place, entry.source, entry.mountpoint, entry.user) == (PLACE, b"/data/x", b"/mnt/a b", None)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        b"ro",
+        b"lowerdir=/lower,upperdir=/upper,workdir=/work",
+        b"lowerdir=%s/fuse/view:/run/symfuse-stack-other/fuse/empty" % PLACE,
+        b"lowerdir=%s/fuse/view" % PLACE,
+        b"lowerdir=/more:%s/fuse/view:%s/fuse/empty" % (PLACE, PLACE),
+        b"lowerdir=%s/fuse/view:%s/fuse/empty:/more" % (PLACE, PLACE),
+        b"xlowerdir=%s/fuse/view:%s/fuse/empty" % (PLACE, PLACE),
+    ],
+)
+def test_other_overlays_are_none_of_ours(options: bytes) -> None:
+    assert overlay(options).place is None
+    assert not overlay(options).is_symfuse
+
+
+def test_a_bind_mount_of_a_part_of_one_is_none() -> None:
+    assert not overlay(b"lowerdir=%s/fuse/view:%s/fuse/empty" % (PLACE, PLACE), root=b"/cat").is_symfuse
+
+
+def test_fusepy_is_refused_with_the_cure() -> None:
+    with pytest.raises(UsageError, match="leave out --stack"):
+        request("/", "/m", stack=True, backend="fusepy")
+    assert request("/", "/m", stack=True).stack
+
+
+# -- the place ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The one directory where places are made and cleared, by whom that is allowed."""
+    (tmp_path / "base").mkdir()
+    monkeypatch.setattr(stack, "BASES", (b"/proc/nowhere", os.fsencode(tmp_path / "base")))
+    monkeypatch.setattr(stack, "_may_clear", lambda: True)
+    monkeypatch.setattr("symfuse.fuse.kernelmount.unmount", nothing_is_mounted)
+    return tmp_path / "base"
+
+
+def nothing_is_mounted(mountpoint: bytes, *, lazy: bool = False) -> None:
+    raise OSError(errno.EINVAL, "nothing is mounted")
+
+
+def test_a_place_is_closed_to_others_and_removed_as_a_whole(base: Path, answerer: Control) -> None:
+    place = Place()
+    place.listen(answerer)
+    assert os.stat(place.path).st_mode & 0o077 == 0
+    assert sorted(os.listdir(place.path)) == [b"control", b"fuse", b"top"]
+    place.remove()
+    assert os.listdir(base) == []
+
+
+def test_without_a_place_the_bases_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stack, "BASES", (b"/proc/nowhere",))
+    with pytest.raises(FuseUnavailable, match="neither /run nor /tmp"):
+        Place()
+
+
+def test_the_place_of_a_live_server_stays_and_a_dead_ones_is_cleared(base: Path) -> None:
+    place = Place()
+    stack.clear_stale()
+    assert os.path.exists(place.path)
+    os.close(place._lock)  # as the kernel does when a process ends
+    with socket.socket(socket.AF_UNIX) as orphan:
+        orphan.bind(channel.address(place.path))
+    stack.clear_stale()
+    assert os.listdir(base) == []
+
+
+def test_what_is_just_being_made_or_holds_something_else_stays(base: Path) -> None:
+    for name in ("symfuse-stack-new", "symfuse-stack-full/top", "symfuse-stack-full/precious", "other/top"):
+        (base / name).mkdir(parents=True)
+    (base / "symfuse-stack-file").touch()
+    (base / "symfuse-stack-link").symlink_to("other")
+    stack.clear_stale()
+    assert sorted(os.listdir(base)) == [
+        *("other", "symfuse-stack-file", "symfuse-stack-full", "symfuse-stack-link", "symfuse-stack-new")
+    ]
+    assert os.listdir(base / "symfuse-stack-full") == ["precious"]
+    assert os.listdir(base / "other") == ["top"]
+
+
+def test_who_makes_a_place_waits_until_a_clearer_has_let_go(base: Path) -> None:
+    path = base / "symfuse-stack-x"
+    path.mkdir()
+    clearer = os.open(path, os.O_RDONLY)
+    fcntl.flock(clearer, fcntl.LOCK_EX)
+    with pytest.raises(BlockingIOError):
+        stack._locked(os.fsencode(path), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(clearer)
+    os.close(stack._locked(os.fsencode(path), fcntl.LOCK_EX))
+
+
+# -- asking ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    return tree(tmp_path / "dataset", {"a": b"A", "gone": link("nowhere"), b"\xff": link("a")})
+
+
+@pytest.fixture
+def answerer(view: View) -> Control:
+    return Control(view, Counters(), backend="kernel", source=b"/data", mountpoint=b"/mnt")
+
+
+@pytest.fixture
+def mount(tmp_path: Path, answerer: Control) -> Iterator[MountEntry]:
+    """A mount that can be asked, as far as asking goes."""
+    listener = Listener(os.fsencode(tmp_path), answerer)
+    yield overlay(b"ro")._replace(place=os.fsencode(tmp_path))
+    listener.close()
+
+
+def test_a_question_is_answered(mount: MountEntry) -> None:
+    assert channel.ask(mount, control.STATUS)["pid"] == os.getpid()
+    assert channel.ask(mount, control.WHY, path="gone")["kind"] == "dangling"
+    assert channel.ask(mount, control.WHY, path="\udcff")["shown"] is True
+
+
+def test_only_root_and_the_owner_are_answered(mount: MountEntry, answerer: Control) -> None:
+    answerer._uid = os.geteuid() + 1
+    if os.geteuid() == 0:
+        assert channel.ask(mount, control.STATUS)
+    else:
+        with pytest.raises(PermissionError):
+            channel.ask(mount, control.STATUS)
+
+
+def test_a_closed_place_is_a_permission_error(mount: MountEntry, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_arguments: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "connect", refused)
+    with pytest.raises(PermissionError):
+        channel.ask(mount, control.STATUS)
+
+
+def test_where_nobody_listens_nothing_is_mounted(mount: MountEntry, tmp_path: Path) -> None:
+    with pytest.raises(NotMounted, match="cannot be asked from here"):
+        channel.ask(mount._replace(place=os.fsencode(tmp_path / "nowhere")), control.STATUS)
+
+
+def test_what_cannot_be_asked(mount: MountEntry) -> None:
+    with pytest.raises(UsageError, match="too long"):
+        channel.ask(mount, control.WHY, path="x" * control.BUFFER_BYTES)
+    with pytest.raises(NotMounted):
+        channel.ask(mount, 0x5401)
+    with pytest.raises(NotMounted):
+        channel.ask(mount, control.WHY, path="a\0b")
+
+
+@pytest.mark.parametrize("question", [b"", b"\0", b"\xff" * 100, struct.pack("<I", control.WHY) + b"{"])
+def test_a_malformed_question_gets_an_errno_and_ends_nothing(
+    mount: MountEntry, question: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert mount.place is not None
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
+        connection.connect(channel.address(mount.place))
+        connection.send(question)
+        (number,) = struct.unpack("<I", connection.recv(100))
+    assert number in (errno.EINVAL, errno.ENOTTY)
+    assert not caplog.records
+    assert channel.ask(mount, control.STATUS)
