@@ -1,5 +1,5 @@
-# Sourced by scripts/demo and scripts/test: from a bare Debian or Ubuntu machine to a virtual environment with
-# everything in it. Quick where that was done before. SYMFUSE_VENV names another place than .venv in the checkout.
+# Sourced by the other scripts here: from a bare Debian or Ubuntu machine to a virtual environment with everything in
+# it. Quick where that was done before. SYMFUSE_VENV names another place than .venv in the checkout.
 # shellcheck shell=bash
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

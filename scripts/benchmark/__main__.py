@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from scripts.benchmark import dataset, picture, report, scale
-from scripts.benchmark.contenders import CONTENDERS, DEFAULT, LINKS, REPOSITORY
+from scripts.benchmark.contenders import CONTENDERS, DEFAULT, LINKS, REPOSITORY, SCALE_DEFAULT
 from scripts.benchmark.dataset import MIB, Shape
 from scripts.benchmark.interrupts import INTERRUPTS
 from scripts.benchmark.measure import Run, Settings, wanted_rows
@@ -39,7 +39,7 @@ def main() -> None:
             told = json.load(file)
         publish(told, options)
         return
-    contenders, missing = chosen(options.contenders)
+    contenders, missing = chosen(options.contenders or (SCALE_DEFAULT if options.scale else DEFAULT))
     with scratch(options.directory) as place:
         if options.scale:
             told = scale.measure(options.scale, contenders, missing, place, rounds=options.rounds or 3, on_step=say)
@@ -65,7 +65,7 @@ def arguments() -> argparse.Namespace:
     data.add_argument("--directory", default=tempfile.gettempdir(), help="where to make it and to mount (%(default)s)")
     what = parser.add_argument_group("what is measured")
     what.add_argument("--rows", type=words, metavar="ROW,…", help="rows, or patterns of rows (all)")
-    what.add_argument("--contenders", type=words, default=DEFAULT, metavar="NAME,…", help="contenders, or patterns")
+    what.add_argument("--contenders", type=words, metavar="NAME,…", help="contenders, or patterns")
     what.add_argument("--rounds", type=int, help=f"rounds ({Settings.rounds})")
     what.add_argument("--minutes", type=float, help=f"no round that would end later is begun ({Settings.minutes})")
     what.add_argument("--seconds", type=float, help=f"a client stops after so long ({Settings.budget_s})")
@@ -80,7 +80,7 @@ def arguments() -> argparse.Namespace:
     options = parser.parse_args()
     if options.rows and not wanted_rows(options.rows):
         parser.error(f"no row is called {', '.join(options.rows)}")
-    if not matching(options.contenders):
+    if options.contenders and not matching(options.contenders):
         parser.error(f"no contender is called {', '.join(options.contenders)}")
     return options
 

@@ -142,6 +142,8 @@ CONTENDERS = {
 }
 #: `auto` is one of the other two ways, whichever the dataset makes it.
 DEFAULT = tuple(name for name in CONTENDERS if name != "symfuse-auto")
+#: Slow peers would take minutes for a million files.
+SCALE_DEFAULT = (LINKS, "symfuse-cached")
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from scripts.benchmark.dataset import Data, Shape, Tree, is_in_linked_class, sho
 from scripts.benchmark.measure import GROUPS, Run, Settings, Unusable, run_client, shuffled, wanted_rows
 from scripts.benchmark.results import Results, Spread
 from scripts.benchmark.rows import QUICK, ROWS
-from tests.support.mounting import REPOSITORY
+from tests.support.mounting import MYSELF, REPOSITORY
 from tests.support.trees import link, tree
 
 ABOUT: dict[str, Any] = {
@@ -243,6 +244,21 @@ def test_caches_that_cannot_be_dropped_fail_those_rows_alone(small: Tree, monkey
     made = run(small, ["links"], rounds=1, rows=("disk-listing", "walk-first"))
     assert "caches cannot be dropped here" in made.failed["disk-listing"]["links"]
     assert made.samples["walk-first"]["links"]
+
+
+def test_a_signal_waits_for_what_is_begun_and_a_second_one_changes_nothing() -> None:
+    script = """
+import os, signal
+from scripts.benchmark.interrupts import INTERRUPTS
+INTERRUPTS.install()
+with INTERRUPTS.held():
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGINT)
+    print("begun and known")
+print("never reached")
+"""
+    done = MYSELF.script(script, check=False)
+    assert (done.returncode, done.stdout) == (128 + signal.SIGTERM, "begun and known\n")
 
 
 # -- reports -----------------------------------------------------------------------------------------------------------
