@@ -1,0 +1,1 @@
+"""What makes two files the same image: equal bytes, equal pixels; and the cache of what was found out."""

@@ -1,0 +1,151 @@
+"""What is to be found out about many files: what the cache knows of them, and the rest in packs.
+
+    with Work(kind, width, nodeids, files, cache, on_progress=..., stop=...) as work:
+        for pack in work.packs():
+            begun_ns = time.time_ns()
+            work.note(pack, [verdict_of(job) for job in pack], begun_ns=begun_ns)
+            work.tick()
+    return work.verdicts
+
+What was noted reaches the cache every second, and when the work ends, however it ends.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import Protocol, Self
+
+from symfuse.identity.cache import Key, VerdictCache, is_settled
+
+#: Files that the cache is asked about at once.
+BATCH = 4096
+#: Files handed out at once.
+PACK = 256
+#: Seconds between two writes to the cache, and between two calls of `on_progress`.
+SAVE_INTERVAL_S = 1.0
+PROGRESS_INTERVAL_S = 0.1
+
+#: Hears how many files are done, and how many bytes they have. Called by the thread that calls `tick`.
+OnProgress = Callable[[int, int], None]
+#: One file to look at: its index in the nodeids, its nodeid, its key.
+Job = tuple[int, int, Key]
+
+
+class Files(Protocol):
+    """The files behind nodeids. Both methods are called by several threads."""
+
+    def key_of(self, nodeid: int) -> Key:
+        """What the file was when the view was frozen."""
+
+    def open(self, nodeid: int) -> int:
+        """A descriptor of that file, opened for reading, and the caller's to close. Errors: OSError."""
+
+
+def key_of(status: os.stat_result) -> Key:
+    """The key of the file with these attributes."""
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+class Work:
+    """Verdicts of `width` bytes on files, in the order of their nodeids. Zeros stand for what is not known.
+
+    Any thread may call `packs` and `note`; `tick` and the end of the `with` block belong to one.
+    """
+
+    def __init__(
+        self, kind: str, width: int, nodeids: Sequence[int], files: Files, cache: VerdictCache, *,
+        on_progress: OnProgress, stop: threading.Event,
+    ) -> None:  # fmt: skip
+        self.verdicts = bytearray(width * len(nodeids))
+        self._kind = kind
+        self._width = width
+        self._nodeids = nodeids
+        self._files = files
+        self._cache = cache
+        self._on_progress = on_progress
+        self._stop = stop
+        self._lock = threading.Lock()  # guards what follows
+        self._ended = False
+        self._files_done = 0
+        self._bytes_done = 0
+        self._unsaved: list[tuple[Key, bytes]] = []
+        self._pending = self._unknown()
+        self._saved_at = self._told_at = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended = True
+        self._save()
+        if kind is None:
+            self._on_progress(self._files_done, self._bytes_done)
+
+    @property
+    def is_stopped(self) -> bool:
+        """True when what is being done shall be left undone."""
+        return self._ended or self._stop.is_set()
+
+    def packs(self) -> Iterator[list[Job]]:
+        """What the cache does not know, some files at a time; each is handed out once, whichever thread asks."""
+        while not self.is_stopped:
+            with self._lock:
+                pack = next(self._pending, None)
+            if pack is None:
+                return
+            yield pack
+
+    def _unknown(self) -> Iterator[list[Job]]:
+        key_of, width = self._files.key_of, self._width
+        for start in range(0, len(self._nodeids), BATCH):
+            nodeids = self._nodeids[start : start + BATCH]
+            keys = [key_of(nodeid) for nodeid in nodeids]
+            known = self._cache.get(self._kind, keys)
+            jobs = []
+            for index, (nodeid, key, verdict) in enumerate(zip(nodeids, keys, known, strict=True), start):
+                if verdict is not None and len(verdict) == width:
+                    self.verdicts[index * width : (index + 1) * width] = verdict
+                    self._files_done += 1
+                    self._bytes_done += key[2]
+                else:
+                    jobs.append((index, nodeid, key))
+            for begin in range(0, len(jobs), PACK):
+                yield jobs[begin : begin + PACK]
+
+    def note(self, jobs: Sequence[Job], verdicts: Sequence[bytes | None], *, begun_ns: int) -> None:
+        """Verdicts on some files, None for what could not be read.
+
+        `begun_ns` is `time.time_ns()` before the first of them was read.
+        """
+        width, lasting = self._width, []
+        for (index, _nodeid, key), verdict in zip(jobs, verdicts, strict=True):
+            if verdict is not None:
+                self.verdicts[index * width : (index + 1) * width] = verdict
+                if is_settled(key, begun_ns):
+                    lasting.append((key, verdict))
+        with self._lock:
+            self._files_done += len(jobs)
+            self._bytes_done += sum(key[2] for _index, _nodeid, key in jobs)
+            self._unsaved += lasting
+
+    def tick(self) -> None:
+        """Save and tell what was done since, now and then; costs nothing when called often."""
+        now = time.monotonic()
+        if now - self._told_at >= PROGRESS_INTERVAL_S:
+            self._told_at = now
+            self._on_progress(self._files_done, self._bytes_done)
+        if now - self._saved_at >= SAVE_INTERVAL_S:
+            self._saved_at = now
+            self._save()
+
+    def _save(self) -> None:
+        with self._lock:
+            unsaved, self._unsaved = self._unsaved, []
+        if unsaved:
+            self._cache.put(self._kind, unsaved)
