@@ -12,7 +12,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from symfuse.errors import NotMounted, UsageError
@@ -69,6 +69,8 @@ class Control:
     ) -> None:
         self.view = view
         self.counters = counters
+        #: How content is read; a backend that knows another way puts its own answer here.
+        self.io: Callable[[], str] = lambda: "cached"
         self._fixed: Message = {
             "source": os.fsdecode(source),
             "mountpoint": os.fsdecode(mountpoint),
@@ -107,6 +109,7 @@ class Control:
             "uptime_s": round(time.monotonic() - self._started_s, 3),
             "frozen": self.view.progress().as_dict(),
             "requests": self.counters.requests(),
+            "io": self.io(),
             "bytes_read": self.counters.bytes_read(),
         }
 

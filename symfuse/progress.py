@@ -17,10 +17,14 @@ MAX_EXAMPLES = 5
 
 @dataclass
 class Progress:
-    """What was frozen so far, and what is hidden. `examples` holds the first paths of each kind."""
+    """What was frozen so far, and what is hidden.
+
+    `content_bytes` is the size of all files; `examples` holds the first paths of each kind.
+    """
 
     directories: int = 0
     files: int = 0
+    content_bytes: int = 0
     hidden: Counter[Kind] = field(default_factory=Counter)
     examples: dict[Kind, list[str]] = field(default_factory=dict)
     findings: Counter[Finding] = field(default_factory=Counter)
@@ -60,6 +64,7 @@ class Progress:
         return {
             "directories": self.directories,
             "files": self.files,
+            "content_bytes": self.content_bytes,
             "hidden": {str(kind): number for kind, number in sorted(self.hidden.items())},
             "examples": {str(kind): paths for kind, paths in sorted(self.examples.items())},
             "findings": {str(finding): number for finding, number in sorted(self.findings.items())},

@@ -84,7 +84,10 @@ class Table:
     frozen chunks.
     """
 
-    __slots__ = ("_frozen", "_is_link", "_names", "_offsets", "_rows", "problems", "subdirectories", "unfrozen")
+    __slots__ = (
+        *("_frozen", "_is_link", "_names", "_offsets", "_rows"),
+        *("content_bytes", "problems", "subdirectories", "unfrozen"),
+    )
 
     def __init__(self, names: Iterable[Name]) -> None:
         is_link = bytearray()
@@ -101,6 +104,8 @@ class Table:
         self._is_link: bytearray | None = is_link  # needed until all is frozen
         #: Chunks that are not frozen yet.
         self.unfrozen = len(self._frozen)
+        #: The size of all files together that are frozen.
+        self.content_bytes = 0
         #: Why the dataset has an entry that the view hides, by place.
         self.problems: dict[int, Kind] = {}
         #: The places of directories; each one's real path when a link led to it.
@@ -136,6 +141,8 @@ class Table:
             mode = status.st_mode & _SHOWN_MODE_BITS
             if mode & 0o170000 == 0o040000:
                 self.subdirectories[at] = target
+            else:
+                self.content_bytes += status.st_size
             trait = index_of((mode, status.st_uid, status.st_gid, status.st_dev, target is not None))
             blocks = status.st_blocks
             pack_into(

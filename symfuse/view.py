@@ -22,13 +22,14 @@ import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator
 
-from symfuse import source
+from symfuse.content import Content, File
 from symfuse.dataset import Dataset
 from symfuse.inos import ROOT_INO, InoSpace, share
 from symfuse.nodes import Directory, Node, Shown, node_of
 from symfuse.policy import Finding, Kind
 from symfuse.progress import Progress
 from symfuse.repeats import Repeats
+from symfuse.source import Identity
 from symfuse.table import CHUNK, HIDDEN_MODE_BITS, Row, Table, Trait, Traits
 
 ROOT_NODEID = 1
@@ -64,7 +65,7 @@ class View:
         self._frozen = 0  # directories, under _lock
         self._failed: set[int] = set()  # directories that could not be read when it was tried, under _lock
         self._progress = Progress()  # under _lock
-        self._idle = source.IdleSources()
+        self._content = Content(dataset)
         self._stale: set[int] = set()  # nodeids whose failure was logged
 
     # -- the namespace ------------------------------------------------------------------------------------------
@@ -291,6 +292,7 @@ class View:
         self._frozen += 1
         progress.directories += len(directory.children)
         progress.files += len(table) - len(table.problems) - len(table.subdirectories)
+        progress.content_bytes += table.content_bytes
         if directory.number in self._failed:
             self._failed.remove(directory.number)
             progress.take_back(Kind.UNREADABLE, self._shown_path(directory))
@@ -309,6 +311,7 @@ class View:
         with self._lock:
             directory.absent.hide(place, kind, count=len(table), stand_in=stand_in)
             self._progress.files -= 1
+            self._progress.content_bytes -= table.row(place).size
             self._progress.note(kind, os.path.join(self._shown_path(directory), table.name(place)))
 
     def report(self, finding: Finding, paths: Iterable[bytes]) -> None:
@@ -398,41 +401,39 @@ class View:
         Errors: KeyError when there is no such node; OSError: EISDIR for a directory, ESTALE when the source is no
         longer what was frozen, whatever else reading it gave. Each file's failure is logged once.
         """
+        file = self._file(nodeid)
+        try:
+            return self._content.read(nodeid, file, offset, size)
+        except OSError as error:
+            self._log_once(nodeid, error)
+            raise
+
+    def open_source(self, nodeid: int) -> int:
+        """A descriptor of a file's source, which is now what was frozen; the caller's to close. Errors: as `read`."""
+        file = self._file(nodeid)
+        try:
+            return self._content.open(file)
+        except OSError as error:
+            self._log_once(nodeid, error)
+            raise
+
+    def _file(self, nodeid: int) -> File:
         directory, place, table = self._at(nodeid)
         row = table.row(place)
         trait = self._traits[row.trait]
         if stat.S_ISDIR(trait.mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        wanted = min(size, row.size - offset)
-        if wanted <= 0:
-            return b""
-        identity = source.Identity(trait.dev, row.ino, row.size, row.mtime_ns)
-        fd = self._idle.take(nodeid)
-        try:
-            if fd is None:
-                fd = self.dataset.open(directory.path, table.name(place), is_link=trait.is_link)
-            data = source.read(fd, wanted, offset, identity)
-        except OSError as error:
-            if fd is not None:
-                os.close(fd)
-            self._log_once(nodeid, directory, table.name(place), error)
-            raise
-        # Who reads the end of a file seldom comes back; a small file is never kept open at all.
-        if offset + wanted == row.size:
-            os.close(fd)
-        else:
-            self._idle.give(nodeid, fd)
-        return data
+        identity = Identity(trait.dev, row.ino, row.size, row.mtime_ns)
+        return File(directory.path, table.name(place), trait.is_link, identity)
 
-    def _log_once(self, nodeid: int, directory: Directory, name: bytes, error: OSError) -> None:
+    def _log_once(self, nodeid: int, error: OSError) -> None:
         if nodeid not in self._stale:
             self._stale.add(nodeid)
-            path = os.fsdecode(os.path.join(self._shown_path(directory), name))
-            log.warning("%s cannot be read: %s", path, error.strerror)
+            log.warning("%s cannot be read: %s", os.fsdecode(self.path(nodeid)), error.strerror)
 
     def close(self) -> None:
         """Close every descriptor of a source."""
-        self._idle.close()
+        self._content.close()
 
     # -- invariants ---------------------------------------------------------------------------------------------
 

@@ -74,6 +74,7 @@ def _rows(status: Message) -> Iterator[tuple[str, str]]:
         return
     uptime = datetime.timedelta(seconds=int(status["uptime_s"]))
     yield "backend", status["backend"] + (", under an overlay" if status["stacked"] else "")
+    yield "io", status["io"]
     yield "pid", str(status["pid"])
     yield "uptime", str(uptime)
     frozen = status["frozen"]

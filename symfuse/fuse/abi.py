@@ -72,7 +72,7 @@ class Opcode(enum.IntEnum):
 
 
 class InitFlag(enum.IntFlag):
-    """Bits of `fuse_init_in.flags` and `fuse_init_out.flags`."""
+    """Bits of `fuse_init_in.flags` and `fuse_init_out.flags`; those from 32 on are in `flags2`."""
 
     ASYNC_READ = 1 << 0
     HAS_IOCTL_DIR = 1 << 11
@@ -82,6 +82,8 @@ class InitFlag(enum.IntFlag):
     ABORT_ERROR = 1 << 21
     MAX_PAGES = 1 << 22
     NO_OPENDIR_SUPPORT = 1 << 24
+    INIT_EXT = 1 << 30
+    PASSTHROUGH = 1 << 37
 
 
 class OpenFlag(enum.IntFlag):
@@ -89,6 +91,7 @@ class OpenFlag(enum.IntFlag):
 
     KEEP_CACHE = 1 << 1
     CACHE_DIR = 1 << 3
+    PASSTHROUGH = 1 << 7
 
 
 #: `fuse_in_header`: len, opcode, unique, nodeid, uid, gid, pid, total_extlen, padding.
@@ -97,6 +100,8 @@ IN_HEADER = struct.Struct("<IIQQIIIHH")
 OUT_HEADER = struct.Struct("<IiQ")
 #: `fuse_init_in` as of 7.0, and what every kernel sends: major, minor, max_readahead, flags.
 INIT_IN = struct.Struct("<IIII")
+#: `fuse_init_in.flags2`, at this offset; of kernels that set INIT_EXT (5.17 and later).
+INIT_IN_FLAGS2 = struct.Struct("<16xI")
 #: `fuse_init_out`: major, minor, max_readahead, flags, max_background, congestion_threshold, max_write, time_gran,
 #: max_pages, map_alignment, flags2, max_stack_depth, request_timeout, unused[11].
 INIT_OUT = struct.Struct("<IIIIHHIIHHIIH22x")
@@ -120,6 +125,14 @@ STATFS_OUT = struct.Struct("<QQQQQIII28x")
 IOCTL_IN = struct.Struct("<QIIQII")
 #: `fuse_ioctl_out`: result, flags, in_iovs, out_iovs.
 IOCTL_OUT = struct.Struct("<iIII")
+
+#: `fuse_backing_map`: fd, flags, padding.
+BACKING_MAP = struct.Struct("<iIQ")
+#: The argument of DEV_IOC_BACKING_CLOSE.
+BACKING_ID = struct.Struct("<I")
+#: Ioctls of `/dev/fuse` itself: `_IOW(229, 1, struct fuse_backing_map)` and `_IOW(229, 2, uint32_t)`.
+DEV_IOC_BACKING_OPEN = 1 << 30 | BACKING_MAP.size << 16 | 229 << 8 | 1
+DEV_IOC_BACKING_CLOSE = 1 << 30 | BACKING_ID.size << 16 | 229 << 8 | 2
 
 #: The least `max_write` that the kernel accepts; nothing is written here.
 MIN_MAX_WRITE = 4096

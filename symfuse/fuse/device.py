@@ -13,6 +13,7 @@ from symfuse.control import Control
 from symfuse.fuse import kernelmount
 from symfuse.fuse.layers import Layers
 from symfuse.fuse.options import MountOptions
+from symfuse.fuse.passthrough import Backing, Opens
 from symfuse.fuse.server import Server
 from symfuse.view import View
 
@@ -33,10 +34,8 @@ class KernelBackend:
     """Serves a view through `/dev/fuse` itself, without libfuse."""
 
     def __init__(self, view: View, control: Control, *, options: MountOptions) -> None:
-        server = Server(view, control)
-        self._server: Server | Layers = server
-        if options.layered:
-            self._server = Layers(server, view, control.counters, is_private=not options.allow_other)
+        self._view = view
+        self._control = control
         self._options = options
 
     def run(self, on_ready: Callable[[], None]) -> None:
@@ -46,9 +45,18 @@ class KernelBackend:
         """
         fd = kernelmount.mount(self._options)
         try:
-            Door(fd, self._server).serve(on_ready)
+            Door(fd, self._server(fd)).serve(on_ready)
         finally:
             os.close(fd)
+
+    def _server(self, fd: int) -> Server | Layers:
+        view, control, options = self._view, self._control, self._options
+        backing = Backing(fd) if os.geteuid() == 0 else None
+        opens = Opens(view, io=options.io, backing=backing, max_stack_depth=options.max_stack_depth)
+        server = Server(view, control, opens)
+        if not options.layered:
+            return server
+        return Layers(server, view, control.counters, is_private=not options.allow_other)
 
 
 class Door:
@@ -152,6 +160,7 @@ class Door:
         try:
             os.writev(self._fd, reply)
         except OSError as error:
-            # ENOENT: whoever asked was interrupted meanwhile. ENODEV: the next read says so, too.
+            self._server.undelivered(request)
+            # ENOENT: nobody waits for it any more. ENODEV: the next read says so, too.
             if error.errno not in _RETRY | _OVER:
                 log.error("the kernel refused a reply of %d bytes: %s", sum(map(len, reply)), error)

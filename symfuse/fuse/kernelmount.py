@@ -7,6 +7,7 @@ connection back over a socket. Sources: mount(2), umount2(2), `fuse_kern_mount` 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -28,6 +29,9 @@ MS_NODEV = 4
 MS_BIND = 4096
 MNT_DETACH = 2
 UMOUNT_NOFOLLOW = 8
+
+#: The largest READ that the server allows (`server.MAX_PAGES`).
+READAHEAD_KIB = 1024
 
 CURE_NO_DEVICE = "run 'modprobe fuse' as root; in a container, start it with --device /dev/fuse"
 CURE_NO_ACCESS = "ask root for 'chmod 666 /dev/fuse', which is the usual mode of this device"
@@ -81,6 +85,17 @@ def unmount(mountpoint: bytes, *, lazy: bool = False) -> None:
         _call("umount2", mountpoint, UMOUNT_NOFOLLOW | (MNT_DETACH if lazy else 0))
     else:
         _unmount_with_helper(mountpoint, lazy=lazy)
+
+
+def raise_readahead(device: int) -> None:
+    """Let the kernel ask the file system of this device number for more at once than the 128 KiB it begins with.
+
+    Only root may; for others, and where a container shows no writable /sys, all stays as it is.
+    """
+    with contextlib.suppress(OSError):
+        path = f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb"
+        with open(path, "r+", encoding="ascii") as setting:
+            setting.write(f"{READAHEAD_KIB}\n")
 
 
 def open_device() -> int:

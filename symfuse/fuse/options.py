@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from symfuse.policy import Io
+
 
 @dataclass(frozen=True, slots=True)
 class MountOptions:
     """`fsname` is what mount(8) and df(1) show as the device: the dataset's absolute path.
 
-    `layered` makes the view one of two directories, for an overlay (`layers.py`); the kernel backend alone knows it.
+    The rest is for the kernel backend alone. `io` and `max_stack_depth`: see `passthrough.py`. `layered` makes the
+    view one of two directories, for an overlay (`layers.py`).
     """
 
     mountpoint: bytes
     fsname: bytes
     allow_other: bool = False
+    io: Io = Io.CACHED
+    max_stack_depth: int = 1
     layered: bool = False

@@ -1,8 +1,8 @@
 """Request bytes in, reply bytes out, over a View: no device, no threads.
 
 Everything is answered for ever: the view is frozen, so entries, attributes, the absence of names and listings may stay
-in the kernel without end, and OPEN and OPENDIR are answered ENOSYS, upon which the kernel asks no more. What is left of
-a warm walk and of a warm open, read and close is no request at all.
+in the kernel without end, and OPENDIR is answered ENOSYS, upon which the kernel asks no more. So is OPEN, where files
+are cached (`passthrough.py`). What is then left of a warm walk and of a warm open, read and close is no request at all.
 
 Handlers are named as the opcodes. Each takes the request's header fields it needs and the body, and returns the reply's
 payload, or None where the protocol has no reply; errors are raised as OSError. Source: `linux/fuse.h`, `fs/fuse/`.
@@ -21,7 +21,9 @@ from symfuse import control
 from symfuse.control import Control
 from symfuse.fuse import abi
 from symfuse.fuse.abi import InitFlag, Opcode, OpenFlag
+from symfuse.fuse.passthrough import CACHED, Opens
 from symfuse.nodes import Node
+from symfuse.policy import Io
 from symfuse.view import View
 
 #: Seconds; the kernel turns any larger number into "never".
@@ -78,9 +80,14 @@ Reply = tuple[bytes, ...]
 
 
 class Server:
-    """Answers FUSE requests. Safe to use from several threads; each must bring every request to `handle` once."""
+    """Answers FUSE requests. Safe to use from several threads; each must bring every request to `handle` once.
 
-    def __init__(self, view: View, control: Control) -> None:
+    `opens` are those of the connection; without them, files are cached.
+    """
+
+    def __init__(self, view: View, control: Control, opens: Opens | None = None) -> None:
+        self._opens = opens or Opens(view, io=Io.CACHED)
+        control.io = self._opens.way
         self._view = view
         self._control = control
         self._counters = control.counters
@@ -96,8 +103,8 @@ class Server:
             Opcode.READDIRPLUS: self._readdirplus,
             Opcode.READLINK: self._readlink,
             Opcode.RELEASE: self._release,
-            Opcode.RELEASEDIR: self._release,
-            Opcode.DESTROY: self._release,
+            Opcode.RELEASEDIR: _acknowledge,
+            Opcode.DESTROY: _acknowledge,
             Opcode.STATFS: self._statfs,
             Opcode.IOCTL: self._ioctl,
         }
@@ -115,6 +122,8 @@ class Server:
             return not self._view.is_frozen(nodeid)
         if opcode == Opcode.IOCTL:
             return request[52:56] == _WHY_COMMAND
+        if opcode in (Opcode.OPEN, Opcode.RELEASE):
+            return self._opens.may_block
         return opcode in (Opcode.READ, Opcode.STATFS)
 
     def handle(self, request: bytes) -> Reply:
@@ -130,6 +139,12 @@ class Server:
         if payload is None:
             return ()
         return abi.OUT_HEADER.pack(abi.OUT_HEADER.size + len(payload), 0, header.unique), payload
+
+    def undelivered(self, request: bytes) -> None:
+        """The kernel did not take the reply: what an OPEN opened is not open, and no RELEASE will come."""
+        opcode, nodeid = struct.unpack_from("<I8xQ", request, 4)
+        if opcode == Opcode.OPEN:
+            self._opens.release(nodeid)
 
     def _answer(self, header: Header, body: bytes) -> tuple[bytes | None, int]:
         """The payload of a reply, or None for no reply, and the errno: the one place that maps exceptions."""
@@ -153,12 +168,17 @@ class Server:
     def _init(self, _header: Header, body: bytes) -> bytes:
         """Agree on a version and on flags. Errors: EPROTO for a kernel older than protocol 7."""
         major, minor, max_readahead, offered = abi.INIT_IN.unpack_from(body)
+        if offered & InitFlag.INIT_EXT and len(body) >= abi.INIT_IN_FLAGS2.size:
+            offered |= abi.INIT_IN_FLAGS2.unpack_from(body)[0] << 32
         if major < abi.KERNEL_VERSION:
             raise OSError(errno.EPROTO, f"kernel speaks protocol {major}")
-        self._flags = _WANTED & InitFlag(offered & 0x7FFFFFFF)
+        max_stack_depth = self._opens.negotiate(offered=bool(offered & InitFlag.PASSTHROUGH))
+        wanted = _WANTED | InitFlag.INIT_EXT | InitFlag.PASSTHROUGH if max_stack_depth else _WANTED
+        self._flags = wanted & InitFlag(offered)
         return abi.INIT_OUT.pack(
-            abi.KERNEL_VERSION, min(minor, abi.KERNEL_MINOR_VERSION), max_readahead, self._flags,
-            MAX_BACKGROUND, MAX_BACKGROUND * 3 // 4, abi.MIN_MAX_WRITE, 1, MAX_PAGES, 0, 0, 0, 0,
+            abi.KERNEL_VERSION, min(minor, abi.KERNEL_MINOR_VERSION), max_readahead, self._flags & 0xFFFFFFFF,
+            MAX_BACKGROUND, MAX_BACKGROUND * 3 // 4, abi.MIN_MAX_WRITE, 1, MAX_PAGES, 0,
+            self._flags >> 32, max_stack_depth, 0,
         )  # fmt: skip
 
     def _statfs(self, _header: Header, _body: bytes) -> bytes:
@@ -259,21 +279,25 @@ class Server:
 
     # -- files --------------------------------------------------------------------------------------------------
 
-    def _open(self, _header: Header, _body: bytes) -> bytes:
-        """ENOSYS: do not ask again, and keep what was read."""
-        if self._flags & InitFlag.NO_OPEN_SUPPORT:
+    def _open(self, header: Header, _body: bytes) -> bytes:
+        """A backing id, or ENOSYS: do not ask again, and keep what was read. Errors: as `View.open_source`."""
+        backing_id = self._opens.open(header.nodeid)
+        if backing_id is None and self._flags & InitFlag.NO_OPEN_SUPPORT:
             raise OSError(errno.ENOSYS, "files need no opening")
-        return abi.OPEN_OUT.pack(0, OpenFlag.KEEP_CACHE, 0)
+        if backing_id in (None, CACHED):
+            return abi.OPEN_OUT.pack(0, OpenFlag.KEEP_CACHE, 0)
+        return abi.OPEN_OUT.pack(0, OpenFlag.PASSTHROUGH, backing_id)
+
+    def _release(self, header: Header, _body: bytes) -> bytes:
+        self._opens.release(header.nodeid)
+        return _NOTHING
 
     def _read(self, header: Header, body: bytes) -> bytes:
-        """Content by nodeid: without OPEN there is no fh. The source's errors surface here."""
+        """Content by nodeid: without OPEN there is no fh. The source's errors surface here, unless they did there."""
         _fh, offset, size, *_ = abi.READ_IN.unpack_from(body)
         data = self._view.read(header.nodeid, offset, size)
         self._counters.tally().bytes_read += len(data)
         return data
-
-    def _release(self, _header: Header, _body: bytes) -> bytes:
-        return _NOTHING
 
 
 _DOTS = 2
@@ -312,6 +336,10 @@ def _refuse_to_write(_header: Header, _body: bytes) -> bytes:
 
 def _unknown(_header: Header, _body: bytes) -> bytes:
     raise OSError(errno.ENOSYS, "not implemented")
+
+
+def _acknowledge(_header: Header, _body: bytes) -> bytes:
+    return _NOTHING
 
 
 def _ignore(_header: Header, _body: bytes) -> None:

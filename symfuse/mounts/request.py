@@ -110,6 +110,11 @@ def request(
         )
     if stack and backend == Backend.FUSEPY:
         raise UsageError("--stack needs the kernel backend", "leave out --stack or --backend fusepy")
+    if io == Io.PASSTHROUGH and backend == Backend.FUSEPY:
+        raise UsageError(
+            "--io passthrough needs the kernel backend: libfuse 2 reads every file through its server",
+            "leave out --io or --backend fusepy",
+        )
     return MountRequest(
         source=absolute(source),
         mountpoint=os.path.realpath(os.fsencode(mountpoint)),

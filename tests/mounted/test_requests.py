@@ -139,14 +139,21 @@ def test_extended_attributes_are_asked_for_once_per_mount(mount: Mount) -> None:
 
 
 @kernel_only
-def test_a_large_file_is_read_in_pieces_of_128_kib_or_more(symfuse_mount: MountMaker, tmp_path: Path) -> None:
-    mebibytes = 8
-    mount = symfuse_mount(tree(tmp_path / "dataset", {"large": os.urandom(mebibytes << 20), "first": b""}), "--eager")
+def test_a_large_file_that_is_cached_is_read_in_large_pieces(symfuse_mount: MountMaker, tmp_path: Path) -> None:
+    """Of 1 MiB where root may say so; a window grows up to it."""
+    mebibytes, in_one = 8, 1 if may_raise_readahead() else 8
+    dataset = tree(tmp_path / "dataset", {"large": os.urandom(mebibytes << 20), "first": b""})
+    mount = symfuse_mount(dataset, "--eager", "--io", "cached")
     (mount.path / "first").read_bytes()
     os.lstat(mount.path / "large")
     spent = cost(mount, lambda: os.system(f"cat '{mount.path}/large' > /dev/null"))
     assert spent.keys() == {"read"}
-    assert spent["read"] <= mebibytes * 8 + 8
+    assert spent["read"] <= mebibytes * in_one + 8
+
+
+def may_raise_readahead() -> bool:
+    """Only root may, and only where /sys can be written to."""
+    return os.geteuid() == 0 and not os.statvfs("/sys").f_flag & os.ST_RDONLY
 
 
 @fusepy_only

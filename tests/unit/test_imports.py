@@ -14,7 +14,7 @@ PACKAGE = REPOSITORY / "symfuse"
 
 #: Each layer imports from those before it, never from those after. docs/design.md has the same list.
 LAYERS = [
-    *("errors", "policy", "progress", "source", "links", "dataset", "table", "inos", "repeats", "nodes"),
+    *("errors", "policy", "progress", "source", "links", "dataset", "content", "table", "inos", "repeats", "nodes"),
     *("view", "identity", "layout", "sameness", "dedup", "explain", "counters", "control", "fuse", "mounts", "cli"),
 ]
 #: The package's front door and the `python -m` entry: they hold nothing but a lazy import of what is behind them.
@@ -24,6 +24,7 @@ DOORS = {"symfuse", "symfuse.__main__"}
 TOUCHING = {"open", "listdir", "lstat", "pread", "readlink", "scandir", "stat", "walk"}
 #: Modules between the dataset and the kernel. None of them has a reason to touch any file but through dataset.py.
 BETWEEN = [
+    "content",
     "table",
     "inos",
     "repeats",
@@ -37,6 +38,7 @@ BETWEEN = [
     "errors",
     "fuse.server",
     "fuse.layers",
+    "fuse.passthrough",
     "fuse.abi",
     "fuse.libfuse",
 ]

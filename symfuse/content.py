@@ -1,0 +1,67 @@
+"""The content of files: their sources are opened by name, and verified to be what was frozen.
+
+Sources of large files stay open between reads; no descriptor is kept of anything else.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from symfuse import source
+from symfuse.dataset import Dataset
+from symfuse.source import Identity, IdleSources
+
+
+class File(NamedTuple):
+    """Where a file stands in the dataset, and what its source was when it was frozen. `directory` is a real path."""
+
+    directory: bytes
+    name: bytes
+    is_link: bool
+    identity: Identity
+
+
+class Content:
+    """Reads files of one view, which are known by their nodeids. Safe to use from several threads."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        self._idle = IdleSources()
+
+    def read(self, nodeid: int, file: File, offset: int, size: int) -> bytes:
+        """Up to `size` bytes at `offset`: fewer only at the end of the file as it was frozen.
+
+        Errors: OSError: ESTALE when the source is no longer what was frozen, whatever else reading it gave.
+        """
+        wanted = min(size, file.identity.size - offset)
+        if wanted <= 0:
+            return b""
+        fd = self._idle.take(nodeid)
+        if fd is None:
+            fd = self._dataset.open(file.directory, file.name, is_link=file.is_link)
+        try:
+            data = source.read(fd, wanted, offset, file.identity)
+        except OSError:
+            os.close(fd)
+            raise
+        # Who reads the end of a file seldom comes back; a small file is never kept open at all.
+        if offset + wanted == file.identity.size:
+            os.close(fd)
+        else:
+            self._idle.give(nodeid, fd)
+        return data
+
+    def open(self, file: File) -> int:
+        """A descriptor of the source, which is now what was frozen; the caller's to close. Errors: as `read`."""
+        fd = self._dataset.open(file.directory, file.name, is_link=file.is_link)
+        try:
+            source.verify(fd, file.identity)
+        except OSError:
+            os.close(fd)
+            raise
+        return fd
+
+    def close(self) -> None:
+        """Close every descriptor of a source."""
+        self._idle.close()
