@@ -31,7 +31,7 @@ from symfuse.mounts import table
 from symfuse.mounts.request import MountRequest
 from symfuse.mounts.stack import Place
 from symfuse.mounts.visible import visible
-from symfuse.policy import Backend, Conflicts, Finding, Policy
+from symfuse.policy import Backend, Kind
 from symfuse.progress import Progress
 from symfuse.view import View
 
@@ -122,22 +122,8 @@ class MountServer:
         dataset = Dataset(request.source, request.policy, mountpoint=request.mountpoint, confined=request.allow_other)
         view = View(dataset)
         if request.scans_first:
-            view.freeze_all(keep_on=self._reporting(view))
-            if request.policy.looks_into_files and not self._stop.is_set():
-                self._select(view)
-            refuse(view.progress(), request.policy)
+            refuse(view.freeze_all(keep_on=self._reporting(view)), request.policy.fail_on)
         return view
-
-    def _select(self, view: View) -> None:
-        from symfuse.selection import Work, select  # noqa: PLC0415 - with all that decodes images
-
-        now_and_then = every(REPORT_INTERVAL_S)
-
-        def on_work(work: Work) -> None:
-            if now_and_then():
-                self._report({"event": "progress", "frozen": view.progress().as_dict() | {"work": work._asdict()}})
-
-        select(view, self._request.policy, on_work=on_work, stop=self._stop)
 
     def _backend(self, view: View) -> Callable[[Callable[[], None]], None]:
         request = self._request
@@ -170,10 +156,13 @@ class MountServer:
 
     def _reporting(self, view: View) -> Callable[[], bool]:
         """Reports progress now and then, until the mount is stopped."""
-        now_and_then = every(REPORT_INTERVAL_S)
+        last_s = time.monotonic()
 
         def keep_on() -> bool:
-            if now_and_then():
+            nonlocal last_s
+            now_s = time.monotonic()
+            if now_s - last_s >= REPORT_INTERVAL_S:
+                last_s = now_s
                 self._report({"event": "progress", "frozen": view.progress().as_dict()})
             return not self._stop.is_set()
 
@@ -359,42 +348,15 @@ def politely(counters: Counters, stop: threading.Event) -> Callable[[], bool]:
     return keep_on
 
 
-def every(interval_s: float) -> Callable[[], bool]:
-    """True no more often than once in an interval, and not before the first is over."""
-    last_s = time.monotonic()
-
-    def now_and_then() -> bool:
-        nonlocal last_s
-        now_s = time.monotonic()
-        if now_s - last_s < interval_s:
-            return False
-        last_s = now_s
-        return True
-
-    return now_and_then
-
-
-def refuse(progress: Progress, policy: Policy) -> None:
-    """Errors: DatasetRefused when the dataset has what the policy does not accept."""
-    refused = {str(kind) for kind in policy.fail_on}
-    if policy.dedup.conflicts is Conflicts.FAIL:
-        refused.add(Finding.CONFLICT)
-    # Conflicts and leaks count whether they are hidden or not.
-    found: dict[str, tuple[int, str]] = {
-        str(kind): (number, progress.examples[kind][0]) for kind, number in sorted(progress.hidden.items())
-    }
-    found |= {
-        str(finding): (number, progress.finding_examples[finding][0])
-        for finding, number in sorted(progress.findings.items())
-    }
-    named = [
-        f"{number} {name} ({visible(example)}{', …' if number > 1 else ''})"
-        for name, (number, example) in found.items()
-        if name in refused
+def refuse(progress: Progress, fail_on: frozenset[Kind]) -> None:
+    """Errors: DatasetRefused when the dataset has problems of these kinds."""
+    found = [
+        f"{number} {kind} ({visible(progress.examples[kind][0])}{', …' if number > 1 else ''})"
+        for kind, number in sorted(progress.hidden.items())
+        if kind in fail_on
     ]
-    if named:
-        cure = "mend it, or mount without --fail-on" if policy.fail_on else "mend it, or choose another of --conflicts"
-        raise DatasetRefused(f"the dataset has {', '.join(named)}", cure)
+    if found:
+        raise DatasetRefused(f"the dataset has {', '.join(found)}", "mend it, or mount without --fail-on")
 
 
 class OneLine(logging.Formatter):
