@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import itertools
 import logging
+import operator
 import sqlite3
 import struct
 import threading
@@ -42,6 +43,7 @@ _KEY = struct.Struct(">5Q")
 _FIELD = (1 << 64) - 1
 _KIND_BYTES = 8
 _SUM_BYTES = 4
+_WHOLE = 0x2144DF1C  # what crc32 gives for anything that is followed by its own crc32, lowest byte first
 _CARED = b"cared for"  # the row that says when somebody last looked for what is old
 
 _CREATE = "CREATE TABLE verdicts (key BLOB PRIMARY KEY, verdict BLOB NOT NULL, day INTEGER NOT NULL) WITHOUT ROWID"
@@ -132,24 +134,25 @@ class VerdictCache:
         verdicts: list[bytes | None] = [None] * len(keys)
         if self._connection is None or not keys:
             return verdicts
-        tag, packed = _tag(kind), [_pack(key) for key in keys]
-        start = zlib.crc32(tag)
-        used = []
-        for index, stored, is_old in self._select(tag, packed):
-            verdict = verdicts[index] = _verified(stored, zlib.crc32(packed[index], start))
-            if is_old and verdict is not None:
-                used.append((keys[index], verdict))
+        tag, packed = _tag(kind), _packed(keys)
+        start, used = zlib.crc32(tag), []
+        for index, row, is_old in self._select(tag, packed):
+            if isinstance(row, bytes) and zlib.crc32(row, zlib.crc32(packed[index], start)) == _WHOLE:
+                verdict = verdicts[index] = row[:-_SUM_BYTES]
+                if is_old:
+                    used.append((keys[index], verdict))
         self.put(kind, used)
         return verdicts
 
     def put(self, kind: str, verdicts: Iterable[tuple[Key, bytes]]) -> None:
         """Keep verdicts of one kind; all verdicts of a kind have one length."""
-        rows = [_pack(key) + verdict for key, verdict in verdicts]
-        if not rows:
+        verdicts = list(verdicts)
+        if not verdicts:
             return
         tag = _tag(kind)
         start = zlib.crc32(tag)
-        packed = b"".join([row + zlib.crc32(row, start).to_bytes(_SUM_BYTES, "big") for row in rows])
+        rows = list(map(operator.add, _packed([key for key, _ in verdicts]), [verdict for _, verdict in verdicts]))
+        packed = b"".join([row + zlib.crc32(row, start).to_bytes(_SUM_BYTES, "little") for row in rows])
         size = len(rows[0]) + _SUM_BYTES
         assert len(packed) == size * len(rows), "verdicts of one kind have one length"
         bound = {"kind": tag, "rows": packed, "count": len(rows), "row_bytes": size, "key_bytes": _KEY.size}
@@ -280,20 +283,13 @@ def _tag(kind: str) -> bytes:
     return hashlib.blake2b(kind.encode(), digest_size=_KIND_BYTES).digest()
 
 
-def _pack(key: Key) -> bytes:
-    """Neighbours on the disk are neighbours in the table."""
+def _packed(keys: Sequence[Key]) -> list[bytes]:
+    """As the table has them: neighbours on the disk are neighbours there."""
+    pack = _KEY.pack
     try:
-        return _KEY.pack(*key)
+        return [pack(*key) for key in keys]
     except struct.error:  # a time before 1970, or after 2554
-        return _KEY.pack(*(field & _FIELD for field in key))
-
-
-def _verified(stored: object, start: int) -> bytes | None:
-    """The verdict in a row, unless the row is damaged. `start` is the sum of what stands before it."""
-    if not isinstance(stored, bytes) or len(stored) < _SUM_BYTES:
-        return None
-    verdict = stored[:-_SUM_BYTES]
-    return verdict if zlib.crc32(verdict, start).to_bytes(_SUM_BYTES, "big") == stored[-_SUM_BYTES:] else None
+        return [pack(*(field & _FIELD for field in key)) for key in keys]
 
 
 def _warn(path: str, error: Exception) -> None:

@@ -70,8 +70,8 @@ class Work:
         self._stop = stop
         self._lock = threading.Lock()  # guards what follows
         self._ended = False
-        self._files_done = 0
-        self._bytes_done = 0
+        self.files_done = 0
+        self.bytes_done = 0
         self._unsaved: list[tuple[Key, bytes]] = []
         self._pending = self._unknown()
         self._saved_at = self._told_at = time.monotonic()
@@ -85,7 +85,7 @@ class Work:
         self._ended = True
         self._save()
         if kind is None:
-            self._on_progress(self._files_done, self._bytes_done)
+            self._on_progress(self.files_done, self.bytes_done)
 
     @property
     def is_stopped(self) -> bool:
@@ -111,12 +111,16 @@ class Work:
             for index, (nodeid, key, verdict) in enumerate(zip(nodeids, keys, known, strict=True), start):
                 if verdict is not None and len(verdict) == width:
                     self.verdicts[index * width : (index + 1) * width] = verdict
-                    self._files_done += 1
-                    self._bytes_done += key[2]
+                    self.files_done += 1
+                    self.bytes_done += key[2]
                 else:
                     jobs.append((index, nodeid, key))
             for begin in range(0, len(jobs), PACK):
                 yield jobs[begin : begin + PACK]
+
+    def abandon(self) -> None:
+        """Hand out nothing more, and have what is being done left undone."""
+        self._ended = True
 
     def note(self, jobs: Sequence[Job], verdicts: Sequence[bytes | None], *, begun_ns: int) -> None:
         """Verdicts on some files, None for what could not be read.
@@ -130,8 +134,8 @@ class Work:
                 if is_settled(key, begun_ns):
                     lasting.append((key, verdict))
         with self._lock:
-            self._files_done += len(jobs)
-            self._bytes_done += sum(key[2] for _index, _nodeid, key in jobs)
+            self.files_done += len(jobs)
+            self.bytes_done += sum(key[2] for _index, _nodeid, key in jobs)
             self._unsaved += lasting
 
     def tick(self) -> None:
@@ -139,7 +143,7 @@ class Work:
         now = time.monotonic()
         if now - self._told_at >= PROGRESS_INTERVAL_S:
             self._told_at = now
-            self._on_progress(self._files_done, self._bytes_done)
+            self._on_progress(self.files_done, self.bytes_done)
         if now - self._saved_at >= SAVE_INTERVAL_S:
             self._saved_at = now
             self._save()

@@ -1,0 +1,147 @@
+"""Files of equal bytes.
+
+Files that differ do so at once, as a rule. So the heads of all are compared, and only those that share one are read to
+their end.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import threading
+import time
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+
+from blake3 import blake3
+
+from symfuse.identity.cache import VerdictCache
+from symfuse.identity.verdict import DIGEST_BYTES
+from symfuse.identity.work import PROGRESS_INTERVAL_S, Files, Job, OnProgress, Work, key_of
+
+#: The head of a file is its first page.
+HEAD_BYTES = 4096
+#: How much of a file is in memory at once, for each thread.
+PIECE_BYTES = 1 << 20
+#: What is no larger is read in one go, which costs less.
+SMALL_BYTES = 1 << 16
+#: Digests of heads are a family of their own: no file's bytes can be chosen so that they have the digest of a head.
+_HEAD_FAMILY = b"symfuse: size and head of a file".ljust(32)
+_SIZE_BYTES = 8
+_CTIME = 4  # its place in a key
+
+#: Reads some of an open file of this size, and returns its digest; None when the file ends early, or the work does.
+#: Errors: OSError.
+Hash = Callable[[int, int, Work], bytes | None]
+
+log = logging.getLogger(__name__)
+
+
+def digests(
+    nodeids: Sequence[int], files: Files, cache: VerdictCache, *, on_progress: OnProgress, stop: threading.Event
+) -> bytearray:
+    """DIGEST_BYTES for each file, in order: the same for files of equal bytes, and for no others among these.
+
+    NO_DIGEST for a file that cannot be read or is not what was frozen, and for what is not done when `stop` is set.
+    `on_progress` hears of all files while their heads are read, and then again of those that must be read whole.
+    """
+    heads = Work("bytes/head", DIGEST_BYTES, nodeids, files, cache, on_progress=on_progress, stop=stop)
+    found = _hash_all(heads, _hash_head, files)
+    alike = array("Q", (index for index in _shared(found) if files.key_of(nodeids[index])[2] > HEAD_BYTES))
+    if not alike:
+        return found
+    rest = array("Q", (nodeids[index] for index in alike))
+    files_before = heads.files_done - len(rest)
+    bytes_before = heads.bytes_done - sum(files.key_of(nodeid)[2] for nodeid in rest)
+
+    def on_whole(files_done: int, bytes_done: int) -> None:
+        on_progress(files_before + files_done, bytes_before + bytes_done)
+
+    whole = _hash_all(
+        Work("bytes", DIGEST_BYTES, rest, files, cache, on_progress=on_whole, stop=stop), _hash_whole, files
+    )
+    for place, index in enumerate(alike):
+        digest = whole[place * DIGEST_BYTES : (place + 1) * DIGEST_BYTES]
+        found[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES] = digest
+    return found
+
+
+def _shared(found: bytearray) -> Iterator[int]:
+    """The indices of digests that are there more than once, or seem to be: the first half of each is compared."""
+    halves = array("Q", bytes(found))[:: DIGEST_BYTES // 8]
+    shared = {half for half, next_half in itertools.pairwise(sorted(halves)) if half == next_half}
+    shared.discard(0)
+    return (index for index, half in enumerate(halves) if half in shared)
+
+
+def _hash_head(fd: int, size: int, _work: Work) -> bytes | None:
+    length = min(size, HEAD_BYTES)
+    head = os.pread(fd, length, 0)
+    if len(head) < length:
+        return None
+    return blake3(head + size.to_bytes(_SIZE_BYTES, "little"), key=_HEAD_FAMILY).digest(DIGEST_BYTES)
+
+
+def _hash_whole(fd: int, size: int, work: Work) -> bytes | None:
+    if size <= SMALL_BYTES:
+        content = os.pread(fd, size, 0)
+        return blake3(content).digest(DIGEST_BYTES) if len(content) == size else None
+    hasher, offset = blake3(), 0
+    with memoryview(bytearray(min(size, PIECE_BYTES))) as piece:
+        while offset < size and not work.is_stopped:
+            got = os.preadv(fd, [piece[: size - offset]], offset)
+            if got == 0:
+                break
+            hasher.update(piece[:got])
+            offset += got
+    return hasher.digest(DIGEST_BYTES) if offset == size else None
+
+
+# -- all files, on all cores -------------------------------------------------------------------------------------------
+
+
+def _hash_all(work: Work, hash_source: Hash, files: Files) -> bytearray:
+    """What `hash_source` says of each file. Threads will do: reading and hashing release the interpreter's lock."""
+    threads = len(os.sched_getaffinity(0))
+    with work, ThreadPoolExecutor(threads, thread_name_prefix="hash") as pool:
+        try:
+            running = {pool.submit(_hash_packs, work, hash_source, files) for _ in range(threads)}
+            while running:
+                done, running = wait(running, PROGRESS_INTERVAL_S)
+                for each in done:
+                    each.result()
+                work.tick()
+        except BaseException:  # Ctrl-C, too
+            work.abandon()
+            raise
+    return work.verdicts
+
+
+def _hash_packs(work: Work, hash_source: Hash, files: Files) -> None:
+    for pack in work.packs():
+        begun_ns = time.time_ns()
+        hashed = [_hashed(job, hash_source, files, work) for job in pack if not work.is_stopped]
+        work.note([job for job, _ in hashed], [digest for _, digest in hashed], begun_ns=begun_ns)
+
+
+def _hashed(job: Job, hash_source: Hash, files: Files, work: Work) -> tuple[Job, bytes | None]:
+    """A file's digest, and the key that it has now: its ctime may be another, though not its content.
+
+    Verified after reading, not before: so the check covers a change that happens meanwhile, too.
+    """
+    index, nodeid, frozen = job
+    try:
+        fd = files.open(nodeid)
+        try:
+            digest = hash_source(fd, frozen[2], work)
+            found = key_of(os.fstat(fd))
+        finally:
+            os.close(fd)
+        if found[:_CTIME] == frozen[:_CTIME]:
+            return (index, nodeid, found), digest
+        log.debug("no digest of node %d: it has changed", nodeid)
+    except OSError as error:
+        log.debug("no digest of node %d: %s", nodeid, error)
+    return job, None
