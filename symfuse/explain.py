@@ -14,7 +14,10 @@ from symfuse.view import ROOT_NODEID, View
 
 @dataclass
 class Explanation:
-    """What stands at a path and why, for `symfuse why`. `source` is the real path shown there."""
+    """What stands at a path and why, for `symfuse why`.
+
+    `source` is the real path shown there, `shown_instead` the path in the view of what stands for a hidden file.
+    """
 
     path: bytes
     shown: bool
@@ -22,6 +25,7 @@ class Explanation:
     kind: Kind | None = None
     source: bytes | None = None
     hops: list[Hop] = field(default_factory=list)
+    shown_instead: bytes | None = None
 
     @property
     def steps(self) -> list[str]:
@@ -37,6 +41,7 @@ class Explanation:
             "kind": None if self.kind is None else str(self.kind),
             "source": None if self.source is None else os.fsdecode(self.source),
             "steps": self.steps,
+            "shown_instead": None if self.shown_instead is None else os.fsdecode(self.shown_instead),
         }
 
 
@@ -59,7 +64,9 @@ def explain(view: View, path: bytes) -> Explanation:
             return Explanation(walked, False, _missing(view, directory, name), None, None, hops)
         kind = view.hidden(number, place)
         if kind is not None:
-            return Explanation(walked, False, kind.meaning, kind, None, hops)
+            stand_in = view.stand_in(number, place)
+            shown_instead = view.path(stand_in) if stand_in else None
+            return Explanation(walked, False, kind.meaning, kind, None, hops, shown_instead)
         child = view.child(number, place)
         if child is None and index + 1 < len(parts):
             return Explanation(walked, False, "a file, not a directory", None, None, hops)

@@ -154,6 +154,10 @@ class BrokenImages(enum.StrEnum):
     HIDE = "hide"
 
 
+#: Which of the same images in several splits is shown, unless the user says otherwise.
+SPLIT_ORDER = (b"train", b"val", b"test")
+
+
 @dataclass(frozen=True, slots=True)
 class Dedup:
     """Which of several same images is shown.
@@ -165,7 +169,7 @@ class Dedup:
     scope: Scope = Scope.CLASS
     layout: Layout = Layout.AUTO
     prefer: tuple[bytes, ...] = ()
-    split_order: tuple[bytes, ...] = (b"train", b"val", b"test")
+    split_order: tuple[bytes, ...] = SPLIT_ORDER
     conflicts: Conflicts = Conflicts.FIRST
 
 
@@ -180,3 +184,8 @@ class Policy:
     dedup: Dedup = Dedup()
     broken_images: BrokenImages = BrokenImages.SHOW
     fail_on: frozenset[Kind] = field(default_factory=frozenset)
+
+    @property
+    def looks_into_files(self) -> bool:
+        """True when what is shown depends on more than names and links: then all is looked at before it is mounted."""
+        return self.dedup.same_by is not SameBy.OFF or self.broken_images is BrokenImages.HIDE

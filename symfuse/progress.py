@@ -32,11 +32,15 @@ class Progress:
     complete: bool = False
     error: str | None = None
 
-    def note(self, kind: Kind, path: bytes) -> None:
-        """Count one hidden entry."""
+    def wants_example(self, kind: Kind) -> bool:
+        """True while there are few examples of a kind."""
+        return len(self.examples.get(kind, ())) < MAX_EXAMPLES
+
+    def note(self, kind: Kind, path: bytes | None) -> None:
+        """Count one hidden entry; its path is an example as long as those are wanted."""
         self.hidden[kind] += 1
         examples = self.examples.setdefault(kind, [])
-        if len(examples) < MAX_EXAMPLES:
+        if path is not None and self.wants_example(kind):
             examples.append(os.fsdecode(path))
 
     def report(self, finding: Finding, paths: Iterable[bytes]) -> None:

@@ -3,7 +3,7 @@
 The view is the one definition of what is shown; the mount and `explain` read it. It knows neither FUSE nor errno
 numbers beyond those of the dataset's own errors.
 
-Invariants (`View.check` asserts them):
+Invariants (`tests/support/invariants.py` asserts them):
 - A directory's nodeid is its index in `_directories`; a file's is that index shifted left by 32, plus its place in the
   directory's table. Nodeids are never reused, so a FORGET may be ignored.
 - An inode number is not a nodeid: it must be the same at the next mount, whatever is listed first then. Each
@@ -312,7 +312,8 @@ class View:
             directory.absent.hide(place, kind, count=len(table), stand_in=stand_in)
             self._progress.files -= 1
             self._progress.content_bytes -= table.row(place).size
-            self._progress.note(kind, os.path.join(self._shown_path(directory), table.name(place)))
+            wanted = self._progress.wants_example(kind)  # the path of each of a million would take its time
+            self._progress.note(kind, os.path.join(self._shown_path(directory), table.name(place)) if wanted else None)
 
     def report(self, finding: Finding, paths: Iterable[bytes]) -> None:
         """Count an image that is shown though something is wrong with it; `paths` are those of its copies."""
@@ -327,14 +328,16 @@ class View:
                     if nodeid >> PLACE_BITS:
                         yield nodeid, trait, row
 
-    def holder(self, nodeid: int) -> int:
-        """The nodeid of the directory that holds a file."""
-        return nodeid >> PLACE_BITS
-
-    def is_linked(self, nodeid: int) -> bool:
-        """True for a file that is a link's target, or lies in a linked directory. Errors: KeyError."""
+    def entry(self, nodeid: int) -> tuple[int, bytes, bool]:
+        """Of a file: its directory's nodeid, its name there, and whether it is a link's target. Errors: KeyError."""
         directory, place, table = self._at(nodeid)
-        return directory.repeats or self._traits[table.row(place).trait].is_link
+        return directory.number, table.name(place), self._traits[table.row(place).trait].is_link
+
+    def key(self, nodeid: int) -> tuple[int, int, int, int, int]:
+        """Device, inode, size, mtime_ns and ctime_ns of a file's source as it was frozen. Errors: KeyError."""
+        _directory, place, table = self._at(nodeid)
+        row = table.row(place)
+        return self._traits[row.trait].dev, row.ino, row.size, row.mtime_ns, row.ctime_ns
 
     def path(self, nodeid: int) -> bytes:
         """The path of a node, relative to the view's root. Errors: KeyError."""
@@ -434,22 +437,3 @@ class View:
     def close(self) -> None:
         """Close every descriptor of a source."""
         self._content.close()
-
-    # -- invariants ---------------------------------------------------------------------------------------------
-
-    def check(self) -> None:
-        """Assert the invariants over all that is frozen, for tests."""
-        seen: set[int] = {ROOT_INO}
-        for number in range(ROOT_NODEID, len(self._directories)):
-            if not self.is_frozen(number):
-                continue
-            names = []
-            for name, node, place in self.listing(number):
-                assert node.ino not in seen, f"inode number {node.ino} twice"
-                assert self.node(node.nodeid) == node, name
-                assert self.lookup(number, name) == node, name
-                assert node.nodeid >> PLACE_BITS in (0, number), name
-                assert place not in self._directories[number].absent, name
-                seen.add(node.ino)
-                names.append(name)
-            assert names == sorted(set(names))

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from symfuse.cli.options import as_path, mount_options
-from symfuse.cli.output import complain, frozen_line, hidden_lines, quoted, say
+from symfuse.cli.output import complain, finding_lines, frozen_line, hidden_lines, quoted, say
 from symfuse.cli.progress import ProgressDisplay
 from symfuse.control import Message
 from symfuse.errors import ExitStatus
@@ -45,6 +45,8 @@ def _announce(wanted: MountRequest, frozen: Message) -> None:
         say(frozen_line(frozen))
         for line in hidden_lines(frozen):
             say(f"  {line}")
+        for line in finding_lines(frozen):
+            complain(f"warning: {line}")
         if frozen["error"]:
             complain(frozen["error"])
 

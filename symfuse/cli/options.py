@@ -10,7 +10,20 @@ from typing import Any, TypeVar
 import click
 
 from symfuse.mounts.request import ANY
-from symfuse.policy import Backend, DirLinks, DotEntries, Io, Kind, Outside
+from symfuse.policy import (
+    SPLIT_ORDER,
+    Backend,
+    BrokenImages,
+    Conflicts,
+    DirLinks,
+    DotEntries,
+    Io,
+    Kind,
+    Layout,
+    Outside,
+    SameBy,
+    Scope,
+)  # fmt: skip
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -26,8 +39,11 @@ IGNORED = frozenset(
 )
 IGNORED_PREFIXES = ("x-", "X-")
 FLAGS = ("allow_other", "eager", "foreground", "stack")
-VALUES = ("backend", "io", "outside", "dir_links", "dot_entries")
-LISTS = ("fail_on", "allow_root")
+VALUES = (
+    *("backend", "io", "outside", "dir_links", "dot_entries"),
+    *("dedup", "dedup_scope", "layout", "split_order", "conflicts", "broken_images"),
+)
+LISTS = ("fail_on", "allow_root", "prefer")
 
 
 def as_path(text: str) -> bytes:
@@ -70,6 +86,11 @@ def _take_mount_options(ctx: click.Context, _param: click.Parameter, texts: tupl
 def _split_kinds(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> list[str]:
     """Commas separate kinds, and colons do where a comma would end a mount option."""
     return [word for value in values for word in re.split("[,:]", value) if word]
+
+
+def _split_names(_ctx: click.Context, _param: click.Parameter, value: str) -> list[str]:
+    """As `_split_kinds`."""
+    return [name for name in re.split("[,:]", value) if name]
 
 
 _DECORATORS = (
@@ -135,6 +156,55 @@ _DECORATORS = (
         default=str(DotEntries.HIDE),
         show_default=True,
         help="Hide entries whose name begins with a dot, or show them.",
+    ),
+    click.option(
+        "--dedup",
+        type=click.Choice([str(choice) for choice in SameBy]),
+        default=str(SameBy.OFF),
+        show_default=True,
+        help="Show the same image once: the same file behind links, equal bytes, or equal pixels.",
+    ),
+    click.option(
+        "--dedup-scope",
+        type=click.Choice([str(choice) for choice in Scope]),
+        default=str(Scope.CLASS),
+        show_default=True,
+        help="Once in each class directory, in each split, or in all of the dataset.",
+    ),
+    click.option(
+        "--layout",
+        type=click.Choice([str(choice) for choice in Layout]),
+        default=str(Layout.AUTO),
+        show_default=True,
+        help="What the levels of directories are; auto knows splits by names such as train, val and test.",
+    ),
+    click.option(
+        "--prefer",
+        metavar="GLOB",
+        multiple=True,
+        help="Of the same images, show one whose path in the view matches (repeatable; the first counts most).",
+    ),
+    click.option(
+        "--split-order",
+        metavar="SPLIT,…",
+        default=os.fsdecode(b",".join(SPLIT_ORDER)),
+        show_default=True,
+        callback=_split_names,
+        help="Of the same images in several splits, show the one in the first of these.",
+    ),
+    click.option(
+        "--conflicts",
+        type=click.Choice([str(choice) for choice in Conflicts]),
+        default=str(Conflicts.FIRST),
+        show_default=True,
+        help="An image under several classes of one split: show the first, keep all, drop all, or refuse the mount.",
+    ),
+    click.option(
+        "--broken-images",
+        type=click.Choice([str(choice) for choice in BrokenImages]),
+        default=str(BrokenImages.SHOW),
+        show_default=True,
+        help="Images that cannot be decoded: show them, or decode all of them first and hide those.",
     ),
     click.option(
         "--allow-other",

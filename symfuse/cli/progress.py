@@ -8,18 +8,25 @@ import time
 from types import TracebackType
 from typing import Any, Self
 
-from symfuse.cli.output import complain, frozen_line
+from symfuse.cli.output import complain, counted, frozen_line
 from symfuse.control import Message
 
 #: Seconds between two plain lines: they end up in logs.
 PLAIN_INTERVAL_S = 10.0
+#: What is done before it is known how much there is to do.
+READING = "reading the dataset"
 
 
 class ProgressDisplay:
-    """Called with `Progress.as_dict()`. What is done at once shows nothing, and does not load rich."""
+    """Called with `Progress.as_dict()`, in long work with a `selection.Work` in it.
+
+    What is done at once shows nothing, and does not load rich.
+    """
 
     def __init__(self) -> None:
         self._bar: Any = None
+        self._task: str | None = None
+        self._began_s = 0.0
         self._last_s = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -34,23 +41,44 @@ class ProgressDisplay:
         """Take the bar away."""
         if self._bar is not None:
             self._bar.stop()
-            self._bar = None
+            self._bar = self._task = None
 
     def __call__(self, frozen: Message) -> None:
         """Show how far it is."""
+        work: Message | None = frozen.get("work")
         if sys.stderr.isatty():
-            self._show_bar(frozen_line(frozen))
+            self._show_bar(frozen, work)
         elif time.monotonic() - self._last_s >= PLAIN_INTERVAL_S:
             self._last_s = time.monotonic()
-            complain(f"reading the dataset: {frozen_line(frozen)} so far")
+            complain(_plain(work) if work else f"{READING}: {frozen_line(frozen)} so far")
 
-    def _show_bar(self, text: str) -> None:
-        if self._bar is None:
-            progress = importlib.import_module("rich.progress")
-            console = importlib.import_module("rich.console").Console(stderr=True)
-            # How much there is nobody knows before it is read, so the bar only pulses.
-            columns = (progress.BarColumn(), progress.TextColumn("{task.description}"), progress.TimeElapsedColumn())
-            self._bar = progress.Progress(*columns, console=console, transient=True)
-            self._bar.add_task("", total=None)
+    def _show_bar(self, frozen: Message, work: Message | None) -> None:
+        # How many files there are nobody knows before the dataset is read, so the bar only pulses until then.
+        task = work["task"] if work else READING
+        if task != self._task:
+            self.close()
+            self._task = task
+            self._bar = _bar(is_measured=work is not None)
+            self._bar.add_task("", total=work["files"] if work else None)
             self._bar.start()
-        self._bar.update(self._bar.task_ids[0], description=text)
+            self._began_s = time.monotonic()
+        what = f"{task}, {self._rate(work)}" if work else frozen_line(frozen)
+        self._bar.update(self._bar.task_ids[0], completed=work["files_done"] if work else 0, description=what)
+
+    def _rate(self, work: Message) -> str:
+        seconds = max(time.monotonic() - self._began_s, 0.001)
+        return f"{work['files_done'] / seconds:,.0f} files/s, {work['bytes_done'] / seconds / 1e6:,.0f} MB/s"
+
+
+def _bar(*, is_measured: bool) -> Any:
+    progress = importlib.import_module("rich.progress")
+    console = importlib.import_module("rich.console").Console(stderr=True)
+    columns = [progress.BarColumn(), progress.TextColumn("{task.description}"), progress.TimeElapsedColumn()]
+    if is_measured:
+        columns += [progress.MofNCompleteColumn(), progress.TimeRemainingColumn()]
+    return progress.Progress(*columns, console=console, transient=True)
+
+
+def _plain(work: Message) -> str:
+    done = f"{work['files_done']:,} of {counted(work['files'], 'file')}"
+    return f"{work['task']}: {done}, {work['bytes_done'] / 1e6:,.0f} MB so far"

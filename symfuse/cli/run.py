@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from symfuse.cli.options import as_path, mount_options
-from symfuse.cli.output import complain, frozen_line, hidden_lines
+from symfuse.cli.output import complain, finding_lines, frozen_line, hidden_lines
 from symfuse.cli.progress import ProgressDisplay
 from symfuse.errors import ExitStatus
 from symfuse.mounts.request import request
@@ -66,8 +66,10 @@ def command(source: bytes, *, at: bytes | None, command_line: list[str], **optio
         wanted = request(source, mountpoint, remove_mountpoint=at is None, **options)
         with session(wanted, on_progress=progress, on_note=complain) as server:
             progress.close()
-            if wanted.eager:
+            if wanted.eager or wanted.policy.looks_into_files:
                 complain("; ".join([frozen_line(server.frozen), *hidden_lines(server.frozen)]))
+            for line in finding_lines(server.frozen):
+                complain(f"warning: {line}")
             return _execute(command_line, os.fsdecode(wanted.mountpoint), mask=_block_signals())
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import click
 
 from symfuse.cli.options import as_path
-from symfuse.cli.output import complain, frozen_line, hidden_lines, say
+from symfuse.cli.output import complain, finding_lines, frozen_line, hidden_lines, say
 from symfuse.control import Message
 from symfuse.errors import ExitStatus
 from symfuse.mounts import live, table
@@ -81,6 +81,8 @@ def _rows(status: Message) -> Iterator[tuple[str, str]]:
     yield "frozen", frozen_line(frozen) + ("" if frozen["complete"] else ", so far")
     for line in hidden_lines(frozen):
         yield "hidden", line
+    for line in finding_lines(frozen):
+        yield "warning", line
     if frozen["error"]:
         yield "error", frozen["error"]
     yield "requests", ", ".join(f"{name} {number:,}" for name, number in status["requests"].items()) or "none"

@@ -108,6 +108,8 @@ def _look(root: bytes, relative: bytes) -> tuple[str, Message]:
 def _show(path: str, where: str, explanation: Message) -> None:
     kind = f" ({explanation['kind']})" if explanation["kind"] else ""
     say(f"{path}: {'' if explanation['shown'] else 'not shown: '}{explanation['reason']}{kind}")
+    if explanation["shown_instead"]:
+        say(f"  shown:  {explanation['shown_instead']}")
     if explanation["source"]:
         say(f"  source: {explanation['source']}")
     for step in explanation["steps"]:

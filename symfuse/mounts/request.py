@@ -10,14 +10,32 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 from symfuse.errors import UsageError
-from symfuse.policy import PROBLEMS, Backend, DirLinks, DotEntries, Io, Kind, Outside, Policy
+from symfuse.policy import (
+    PROBLEMS,
+    SPLIT_ORDER,
+    Backend,
+    BrokenImages,
+    Conflicts,
+    Dedup,
+    DirLinks,
+    DotEntries,
+    Io,
+    Kind,
+    Layout,
+    Outside,
+    Policy,
+    SameBy,
+    Scope,
+)  # fmt: skip
 
 #: The word for every problem a dataset can have.
 ANY = "any"
 
 Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
-Word = TypeVar("Word", str, Path)
-Choice = TypeVar("Choice", Backend, Io, Outside, DirLinks, DotEntries)
+Word = TypeVar("Word", str, Path, str | bytes)
+Choice = TypeVar(
+    "Choice", Backend, Io, Outside, DirLinks, DotEntries, SameBy, Scope, Layout, Conflicts, BrokenImages
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +60,7 @@ class MountRequest:
     @property
     def scans_first(self) -> bool:
         """True when the whole dataset is frozen before it is mounted."""
-        return self.eager or bool(self.policy.fail_on)
+        return self.eager or bool(self.policy.fail_on) or self.policy.looks_into_files
 
     def to_json(self) -> bytes:
         """One line. Not with `os.fsdecode`: the two processes need not share a locale."""
@@ -66,9 +84,22 @@ class MountRequest:
                     dot_entries=DotEntries(policy["dot_entries"]),
                     allow_roots=tuple(map(_bytes, policy["allow_roots"])),
                     fail_on=frozenset(map(Kind, policy["fail_on"])),
+                    dedup=_dedup(policy["dedup"]),
+                    broken_images=BrokenImages(policy["broken_images"]),
                 ),
             }
         )
+
+
+def _dedup(fields: dict[str, Any]) -> Dedup:
+    return Dedup(
+        same_by=SameBy(fields["same_by"]),
+        scope=Scope(fields["scope"]),
+        layout=Layout(fields["layout"]),
+        prefer=tuple(map(_bytes, fields["prefer"])),
+        split_order=tuple(map(_bytes, fields["split_order"])),
+        conflicts=Conflicts(fields["conflicts"]),
+    )
 
 
 def _plain(value: object) -> object:
@@ -95,6 +126,13 @@ def request(
     allow_root: Iterable[Path] | Path = (),
     dir_links: str = DirLinks.FOLLOW,
     dot_entries: str = DotEntries.HIDE,
+    dedup: str = SameBy.OFF,
+    dedup_scope: str = Scope.CLASS,
+    layout: str = Layout.AUTO,
+    prefer: Iterable[str | bytes] | str | bytes = (),
+    split_order: Iterable[str | bytes] | str | bytes = SPLIT_ORDER,
+    conflicts: str = Conflicts.FIRST,
+    broken_images: str = BrokenImages.SHOW,
     allow_other: bool = False,
     eager: bool = False,
     remove_mountpoint: bool = False,
@@ -107,6 +145,11 @@ def request(
         raise UsageError(
             "--outside follow with --allow-other would show other users what directory permissions keep from them",
             "name the directories that links may lead to with --allow-root DIR",
+        )
+    if conflicts == Conflicts.DROP and dedup_scope == Scope.CLASS:
+        raise UsageError(
+            "--conflicts drop hides images in several classes, and --dedup-scope class looks at each alone",
+            "add --dedup-scope split, or all",
         )
     if stack and backend == Backend.FUSEPY:
         raise UsageError("--stack needs the kernel backend", "leave out --stack or --backend fusepy")
@@ -124,6 +167,15 @@ def request(
             dot_entries=_choice(DotEntries, dot_entries),
             allow_roots=tuple(_allow_root(directory) for directory in _several(allow_root)),
             fail_on=kinds(fail_on),
+            dedup=Dedup(
+                same_by=_choice(SameBy, dedup),
+                scope=_choice(Scope, dedup_scope),
+                layout=_choice(Layout, layout),
+                prefer=tuple(map(os.fsencode, _several(prefer))),
+                split_order=tuple(name for names in _several(split_order) for name in os.fsencode(names).split(b",")),
+                conflicts=_choice(Conflicts, conflicts),
+            ),
+            broken_images=_choice(BrokenImages, broken_images),
         ),
         backend=_choice(Backend, backend),
         io=_choice(Io, io),

@@ -16,31 +16,25 @@ import selectors
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import IO
 
 from symfuse.control import Control, Message
 from symfuse.counters import Counters
-from symfuse.dataset import Dataset
-from symfuse.errors import DatasetRefused, ExitStatus, SymfuseError
+from symfuse.errors import ExitStatus, SymfuseError
 from symfuse.fuse import kernelmount
 from symfuse.fuse.options import MountOptions
 from symfuse.mounts import table
+from symfuse.mounts.prepare import Report, politely, prepare
 from symfuse.mounts.request import MountRequest
 from symfuse.mounts.stack import Place
 from symfuse.mounts.visible import visible
-from symfuse.policy import Backend, Kind
-from symfuse.progress import Progress
+from symfuse.policy import Backend
 from symfuse.view import View
 
 #: What the asking process writes when the mount shall outlive it.
 DETACH = b"detach\n"
-#: Progress is reported no more often than this.
-REPORT_INTERVAL_S = 0.1
-#: How long the background freeze, which freezes a chunk in 5 ms, rests after one while there are requests.
-YIELD_S = 0.02
 #: How long the background freeze may take to notice that it is over.
 FREEZE_END_TIMEOUT_S = 1.0
 #: How long the end may take after the asking process is gone, before our stderr is let go.
@@ -49,10 +43,6 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 #: What the worker tells the main thread, beside the numbers of signals.
 _READY, _ENDED = b"\xfe", b"\xff"
-
-#: Hears {"event": "progress" or "ready", "frozen": Progress}, or
-#: {"event": "error", "status": ExitStatus, "cause": …, "cure": …}.
-Report = Callable[[Message], None]
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +89,7 @@ class MountServer:
 
     def _work(self) -> None:
         try:
-            view = self._prepare()
+            view = prepare(self._request, self._report, self._stop)
             if not self._stop.is_set():
                 self._view = view
                 self._backend(view)(lambda: self._announce(view))
@@ -116,14 +106,6 @@ class MountServer:
             if self._request.backend is Backend.KERNEL:
                 kernelmount.raise_readahead(mounted.device)
         self._tell(_READY)
-
-    def _prepare(self) -> View:
-        request = self._request
-        dataset = Dataset(request.source, request.policy, mountpoint=request.mountpoint, confined=request.allow_other)
-        view = View(dataset)
-        if request.scans_first:
-            refuse(view.freeze_all(keep_on=self._reporting(view)), request.policy.fail_on)
-        return view
 
     def _backend(self, view: View) -> Callable[[Callable[[], None]], None]:
         request = self._request
@@ -153,20 +135,6 @@ class MountServer:
         from symfuse.fuse.device import KernelBackend  # noqa: PLC0415 - only one of the two is ever needed
 
         return KernelBackend(view, control, options=options).run
-
-    def _reporting(self, view: View) -> Callable[[], bool]:
-        """Reports progress now and then, until the mount is stopped."""
-        last_s = time.monotonic()
-
-        def keep_on() -> bool:
-            nonlocal last_s
-            now_s = time.monotonic()
-            if now_s - last_s >= REPORT_INTERVAL_S:
-                last_s = now_s
-                self._report({"event": "progress", "frozen": view.progress().as_dict()})
-            return not self._stop.is_set()
-
-        return keep_on
 
     def _tell(self, what: bytes) -> None:
         os.write(self._wake, what)
@@ -334,29 +302,6 @@ def _stack_depth(path: bytes) -> int:
     """
     covering = table.covering(path)
     return 2 if covering is not None and covering.fstype == table.OVERLAY else 1
-
-
-def politely(counters: Counters, stop: threading.Event) -> Callable[[], bool]:
-    """A `keep_on` that steps aside after a chunk while there are requests, for they need the interpreter, too."""
-    seen = counters.waited_for()
-
-    def keep_on() -> bool:
-        nonlocal seen
-        before, seen = seen, counters.waited_for()
-        return not stop.wait(YIELD_S if seen != before else 0)
-
-    return keep_on
-
-
-def refuse(progress: Progress, fail_on: frozenset[Kind]) -> None:
-    """Errors: DatasetRefused when the dataset has problems of these kinds."""
-    found = [
-        f"{number} {kind} ({visible(progress.examples[kind][0])}{', …' if number > 1 else ''})"
-        for kind, number in sorted(progress.hidden.items())
-        if kind in fail_on
-    ]
-    if found:
-        raise DatasetRefused(f"the dataset has {', '.join(found)}", "mend it, or mount without --fail-on")
 
 
 class OneLine(logging.Formatter):

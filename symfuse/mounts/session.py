@@ -12,7 +12,18 @@ from symfuse.errors import MountBusy, MountpointError, NotMounted, SymfuseError
 from symfuse.mounts import preflight, unmount
 from symfuse.mounts.launch import OnProgress, ServerProcess, launch
 from symfuse.mounts.request import MountRequest, Path, request
-from symfuse.policy import Backend, DirLinks, DotEntries, Io
+from symfuse.policy import (
+    SPLIT_ORDER,
+    Backend,
+    BrokenImages,
+    Conflicts,
+    DirLinks,
+    DotEntries,
+    Io,
+    Layout,
+    SameBy,
+    Scope,
+)  # fmt: skip
 
 log = logging.getLogger("symfuse")
 
@@ -30,6 +41,13 @@ def mounted(
     allow_root: Iterable[Path] | Path = (),
     dir_links: str = DirLinks.FOLLOW,
     dot_entries: str = DotEntries.HIDE,
+    dedup: str = SameBy.OFF,
+    dedup_scope: str = Scope.CLASS,
+    layout: str = Layout.AUTO,
+    prefer: Iterable[str | bytes] | str | bytes = (),
+    split_order: Iterable[str | bytes] | str | bytes = SPLIT_ORDER,
+    conflicts: str = Conflicts.FIRST,
+    broken_images: str = BrokenImages.SHOW,
     allow_other: bool = False,
     eager: bool = False,
 ) -> Iterator[str]:
@@ -53,6 +71,13 @@ def mounted(
             allow_root=allow_root,
             dir_links=dir_links,
             dot_entries=dot_entries,
+            dedup=dedup,
+            dedup_scope=dedup_scope,
+            layout=layout,
+            prefer=prefer,
+            split_order=split_order,
+            conflicts=conflicts,
+            broken_images=broken_images,
             allow_other=allow_other,
             eager=eager,
             remove_mountpoint=at is None,

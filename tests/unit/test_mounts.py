@@ -15,9 +15,9 @@ import pytest
 from symfuse.counters import Counters
 from symfuse.dataset import real_root
 from symfuse.errors import DatasetRefused, FuseUnavailable, MountpointError, NotMounted, SourceError, UsageError
-from symfuse.mounts import holders, launch, preflight, serve, table, unmount
+from symfuse.mounts import holders, launch, preflight, table, unmount
+from symfuse.mounts.prepare import YIELD_S, politely, refuse
 from symfuse.mounts.request import MountRequest, absolute, kinds, request
-from symfuse.mounts.serve import YIELD_S, politely
 from symfuse.mounts.session import place
 from symfuse.mounts.table import MountEntry
 from symfuse.mounts.visible import visible
@@ -307,9 +307,9 @@ def test_a_refusal_counts_and_gives_an_example_of_each_kind() -> None:
     progress.note(Kind.LOOP, b"new\nline")
     progress.note(Kind.DOT_ENTRY, b".git")
     with pytest.raises(DatasetRefused) as refused:
-        serve.refuse(progress, PROBLEMS)
+        refuse(progress, Policy(fail_on=PROBLEMS))
     assert refused.value.cause == r"the dataset has 2 dangling (a/x, …), 1 loop (new\nline)"
-    serve.refuse(progress, frozenset({Kind.CYCLE}))
+    refuse(progress, Policy(fail_on=frozenset({Kind.CYCLE})))
 
 
 def test_the_log_falls_back_where_the_home_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

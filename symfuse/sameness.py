@@ -1,0 +1,89 @@
+"""Which files of a frozen view are the same image: groups of nodeids, in the order of the view.
+
+A source is read once, however many links and hard links lead to it; and not at all where nothing can be its like.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from symfuse.identity.verdict import DIGEST_BYTES, NO_DIGEST
+from symfuse.view import View
+
+#: The digests of some nodeids, one behind the other, DIGEST_BYTES each; NO_DIGEST for what could not be read.
+Digests = Callable[[Sequence[int]], bytearray]
+
+
+class Sources:
+    """The distinct sources behind a view's files, numbered in the order of the view."""
+
+    def __init__(self, view: View) -> None:
+        self.nodeids = array("Q")  # the first file of each source
+        self.sizes = array("q")  # bytes
+        # The further files of a source hang on a chain of places in `_further`, the last one first; 0 ends it.
+        self._chains = array("Q")  # by source
+        self._further = array("Q", [0])
+        self._links = array("Q", [0])  # from each place to the next
+        self._dropped: set[int] = set()
+        numbers: defaultdict[int, dict[int, int]] = defaultdict(dict)  # device -> inode -> source
+        for nodeid, trait, row in view.files():
+            number = numbers[trait.dev].setdefault(row[0], len(self.nodeids))
+            if number == len(self.nodeids):
+                self.nodeids.append(nodeid)
+                self.sizes.append(row[1])
+                self._chains.append(0)
+            else:
+                self._links.append(self._chains[number])
+                self._chains[number] = len(self._further)
+                self._further.append(nodeid)
+
+    def files(self, number: int) -> Iterator[int]:
+        """The nodeids of all files of a source."""
+        yield self.nodeids[number]
+        place = self._chains[number]
+        while place:
+            yield self._further[place]
+            place = self._links[place]
+
+    def drop(self, number: int) -> None:
+        """Leave a source out of all groups."""
+        self._dropped.add(number)
+
+    def groups(self, same: Iterable[list[int]] = ()) -> Iterator[list[int]]:
+        """The files of each image that has several; `same` are numbers of sources that are one image."""
+        merged = {numbers[0]: numbers for numbers in same}
+        others = {number for numbers in merged.values() for number in numbers[1:]} | self._dropped
+        for number in range(len(self.nodeids)):
+            if (self._chains[number] or number in merged) and number not in others:
+                yield [nodeid for each in merged.get(number, (number,)) for nodeid in self.files(each)]
+
+    def rest(self, found: Callable[[int], bool] = lambda _number: False) -> array[int]:
+        """The sources that were not dropped, without those that are `found`."""
+        return array("Q", (n for n in range(len(self.nodeids)) if n not in self._dropped and not found(n)))
+
+
+def same_bytes(sources: Sources, numbers: Sequence[int], digests: Digests) -> Iterator[list[int]]:
+    """Those of some sources that have equal content. What has a size of its own is not read."""
+    sizes = Counter(sources.sizes[number] for number in numbers)
+    alike = array("Q", (number for number in numbers if sizes[sources.sizes[number]] > 1))
+    return equal(alike, digests(array("Q", (sources.nodeids[number] for number in alike))))
+
+
+def _digest(digests: bytearray, index: int) -> bytes:
+    return bytes(digests[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES])
+
+
+def equal(numbers: Sequence[int], digests: bytearray) -> Iterator[list[int]]:
+    """The numbers that share a digest with another; `digests` has one for each. What has none is like nothing."""
+    # Part by part, so that there is no object for each of a million files at once.
+    parts = [array("Q") for _ in range(256)]
+    for index in range(len(numbers)):
+        parts[digests[index * DIGEST_BYTES]].append(index)
+    for part in parts:
+        found: defaultdict[bytes, list[int]] = defaultdict(list)
+        for index in part:
+            found[_digest(digests, index)].append(numbers[index])
+        found.pop(NO_DIGEST, None)
+        yield from (same for same in found.values() if len(same) > 1)

@@ -1,0 +1,111 @@
+"""What of a frozen view is hidden for its content, before it is mounted: broken images, and the same image again."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from symfuse.dedup import Deduplicator
+from symfuse.identity import content, pixels
+from symfuse.identity.cache import Key, VerdictCache
+from symfuse.identity.verdict import DIGEST_BYTES, Verdict
+from symfuse.policy import BrokenImages, Kind, Policy, SameBy
+from symfuse.sameness import Sources, equal, same_bytes
+from symfuse.view import View
+
+
+class Work(NamedTuple):
+    """How far a long task is: files and bytes that are done, of so many files."""
+
+    task: str
+    files_done: int
+    files: int
+    bytes_done: int
+
+
+OnWork = Callable[[Work], None]
+
+
+def select(view: View, policy: Policy, *, on_work: OnWork, stop: threading.Event) -> None:
+    """Hide what the policy hides. After `stop` it ends early, and what is hidden is then not to be relied upon.
+
+    Errors: SymfuseError when images cannot be decoded at all.
+    """
+    with contextlib.closing(VerdictCache.open()) as cache:
+        Selection(view, policy, cache, on_work=on_work, stop=stop).run()
+
+
+class Selection:
+    """One run over the files of a view. `key_of` and `open` are what `identity` needs of them."""
+
+    def __init__(
+        self, view: View, policy: Policy, cache: VerdictCache, *, on_work: OnWork, stop: threading.Event
+    ) -> None:
+        self._view = view
+        self._policy = policy
+        self._cache = cache
+        self._on_work = on_work
+        self._stop = stop
+        self._sources = Sources(view)
+
+    def run(self) -> None:
+        """Broken images first, so that none of them stands for others."""
+        same_by = self._policy.dedup.same_by
+        hides_broken = self._policy.broken_images is BrokenImages.HIDE
+        findings = self._examine() if hides_broken or same_by is SameBy.PIXELS else None
+        if findings is not None and hides_broken:
+            self._hide_broken(findings.verdicts)
+        if same_by is SameBy.OFF:
+            return
+        same: Iterator[list[int]] = iter(())
+        if same_by is SameBy.BYTES:
+            same = same_bytes(self._sources, self._sources.rest(), self._digests)
+        elif findings is not None:
+            same = self._same_pixels(findings)
+        if not self._stop.is_set():
+            Deduplicator(self._view, self._policy.dedup).apply(self._sources.groups(same))
+
+    def key_of(self, nodeid: int) -> Key:
+        """See `identity.work.Files`."""
+        return self._view.key(nodeid)
+
+    def open(self, nodeid: int) -> int:
+        """See `identity.work.Files`."""
+        return self._view.open_source(nodeid)
+
+    def _examine(self) -> pixels.Findings:
+        nodeids = self._sources.nodeids
+        return pixels.examine(
+            nodeids,
+            self,
+            self._cache,
+            is_image=lambda nodeid: pixels.is_image_name(self._view.entry(nodeid)[1]),
+            on_progress=self._reporter("decoding images", len(nodeids)),
+            stop=self._stop,
+        )
+
+    def _digests(self, nodeids: Sequence[int]) -> bytearray:
+        on_progress = self._reporter("comparing files", len(nodeids))
+        return content.digests(nodeids, self, self._cache, on_progress=on_progress, stop=self._stop)
+
+    def _reporter(self, task: str, files: int) -> Callable[[int, int], None]:
+        return lambda files_done, bytes_done: self._on_work(Work(task, files_done, files, bytes_done))
+
+    def _hide_broken(self, verdicts: bytearray) -> None:
+        for number, verdict in enumerate(verdicts):
+            if verdict == Verdict.BROKEN:
+                for nodeid in self._sources.files(number):
+                    self._view.hide(nodeid, Kind.BROKEN)
+                self._sources.drop(number)
+
+    def _same_pixels(self, findings: pixels.Findings) -> Iterator[list[int]]:
+        """Images by their pixels; what has none to compare, by its bytes."""
+        digests = findings.digests
+
+        def has_pixels(number: int) -> bool:
+            return any(digests[number * DIGEST_BYTES : (number + 1) * DIGEST_BYTES])
+
+        yield from equal(range(len(self._sources.nodeids)), digests)
+        yield from same_bytes(self._sources, self._sources.rest(has_pixels), self._digests)
