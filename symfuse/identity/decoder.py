@@ -1,0 +1,170 @@
+"""A worker process seen from the process that started it: feed it files, outlive it, replace it."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import TracebackType
+
+from symfuse.errors import SymfuseError
+from symfuse.identity.verdict import FINDING_BYTES, Verdict, finding
+from symfuse.identity.worker import EXAMINE, READY
+
+COMMAND = (sys.executable, "-P", "-X", "utf8", "-m", "symfuse.identity.worker")
+#: Files that a worker has been given ahead, so that it never waits for us.
+WINDOW = 4
+#: How long one file may take by the clock. CPU time is limited much lower, so it is storage that does not answer.
+WALL_S = 90.0
+#: How long a worker may take to start.
+START_S = 60.0
+#: How often a wait looks whether to stop.
+TICK_S = 0.1
+#: How long a killed worker may take to be gone before somebody else waits for it.
+REAP_S = 1.0
+
+#: Workers that one file may end. A second chance, because an earlier file may have spoiled the first one's memory.
+MAX_DEATHS = 2
+
+#: What of our environment Python may need to start at all; a worker gets no more.
+NEEDED_VARIABLES = ("LD_LIBRARY_PATH", "PYTHONHOME")
+
+
+class Decoder:
+    """One worker at a time, replaced when it dies. For one thread; `with` ends the worker, whatever it is doing.
+
+    Errors: SymfuseError when a worker cannot be started, as in `examine`.
+    """
+
+    def __init__(self, *, command: Sequence[str] = COMMAND, wall_s: float = WALL_S) -> None:
+        self._command = command
+        self._wall_s = wall_s
+        self._start()
+
+    def __enter__(self) -> Decoder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.kill()
+        self._end()
+
+    @property
+    def pid(self) -> int:
+        """Of the worker at present."""
+        return self._process.pid
+
+    def examine(self, fds: Iterable[int], is_stopped: Callable[[], bool]) -> Iterator[bytes]:
+        """A finding for each open file, in order; ends early once `is_stopped`.
+
+        A descriptor must stay open until its finding is there. A file that ends two workers is BROKEN; UNKNOWN if they
+        were killed from outside (when the machine's memory ended, say), or if it took too long by the clock.
+
+        Errors: SymfuseError when a worker does not start.
+        """
+        rest = iter(fds)
+        flying: deque[int] = deque()
+        deaths = 0
+        while not is_stopped():
+            for fd in itertools.islice(rest, WINDOW - len(flying)):
+                flying.append(fd)
+                self._send(fd)
+            if not flying:
+                return
+            message = self._receive(is_stopped)
+            if message is None:
+                return
+            if message == READY:
+                self._is_ready = True
+                continue
+            if not message:
+                verdict = self._replace()
+                deaths += 1
+                if deaths < MAX_DEATHS:
+                    self._send(*flying)
+                    continue
+                message = finding(verdict)
+                self._send(*itertools.islice(flying, 1, None))
+            deaths = 0
+            flying.popleft()
+            yield message
+
+    def _send(self, *fds: int) -> None:
+        with contextlib.suppress(ConnectionError):  # the worker has died, as the next receive will tell
+            for fd in fds:
+                socket.send_fds(self._socket, [EXAMINE], [fd])
+
+    def _receive(self, is_stopped: Callable[[], bool]) -> bytes | None:
+        """The next message; empty when the worker has died, of its own or for being late; None once `is_stopped`."""
+        deadline = time.monotonic() + (self._wall_s if self._is_ready else START_S)
+        while not is_stopped():
+            try:
+                return self._socket.recv(FINDING_BYTES)
+            except ConnectionError:
+                return b""
+            except TimeoutError:
+                if time.monotonic() > deadline:
+                    self._process.kill()
+                    return b""
+        return None
+
+    def _start(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            try:
+                self._process = subprocess.Popen(
+                    [*self._command, str(theirs.fileno())],
+                    stdin=subprocess.PIPE,  # nothing is ever written: see worker._die_with_parent
+                    stdout=subprocess.DEVNULL,
+                    cwd="/",
+                    env=_environment(),
+                    pass_fds=[theirs.fileno()],
+                    start_new_session=True,  # a Ctrl-C is for us
+                )
+            except OSError as error:
+                ours.close()
+                raise _does_not_start(error) from error
+        self._socket = ours
+        self._socket.settimeout(TICK_S)
+        self._is_ready = False
+
+    def _replace(self) -> Verdict:
+        """A new worker for a dead one; what that death says of the file. Errors: SymfuseError."""
+        status = self._end()
+        if not self._is_ready:
+            raise _does_not_start(f"status {status}")
+        self._start()
+        return Verdict.UNKNOWN if status in (None, -signal.SIGKILL) else Verdict.BROKEN
+
+    def _end(self) -> int | None:
+        """Wait for a worker that is about to end; its status, None if that takes too long."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._socket.close()
+        try:
+            return self._process.wait(REAP_S)
+        except subprocess.TimeoutExpired:  # killed while it waits for storage that does not answer
+            self._process.kill()
+            threading.Thread(target=self._process.wait, name="symfuse-reaper", daemon=True).start()
+            return None
+
+
+def _does_not_start(why: object) -> SymfuseError:
+    return SymfuseError(f"the process that decodes images does not start ({why})", "see what it wrote to the log")
+
+
+def _environment() -> dict[str, str]:
+    """A worker must find the same packages as we did, and is told nothing else."""
+    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    paths = [path for path in sys.path if path and os.pathsep not in path]
+    kept = {name: os.environ[name] for name in NEEDED_VARIABLES if name in os.environ}
+    return kept | {"PYTHONPATH": os.pathsep.join(paths if package in paths else [package, *paths])}

@@ -1,0 +1,135 @@
+"""Which files are the same picture, and which are broken: each is decoded once, by worker processes."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+
+import PIL
+
+from symfuse.identity.cache import VerdictCache
+from symfuse.identity.decoder import COMMAND, Decoder
+from symfuse.identity.verdict import DIGEST_BYTES, FINDING_BYTES, NO_DIGEST, Verdict
+from symfuse.identity.work import PROGRESS_INTERVAL_S, Files, Job, OnProgress, Work, key_of
+
+#: Counted up whenever image.py finds something else in the same file. Another Pillow may, too.
+KIND = f"pixels/1/pillow-{PIL.__version__}"
+#: Endings of the names that Keras, TensorFlow and torchvision take for images.
+IMAGE_ENDINGS = (b".jpg", b".jpeg", b".png", b".bmp", b".gif", b".webp", b".tif", b".tiff", b".ppm", b".pgm")
+
+_CTIME = 4  # its place in a key
+
+
+@dataclass(frozen=True)
+class Findings:
+    """For each file, in order: one byte of `Verdict`; DIGEST_BYTES of its pixels, or NO_DIGEST unless it is OK."""
+
+    verdicts: bytearray
+    digests: bytearray
+
+
+def is_image_name(name: bytes) -> bool:
+    """Whether loaders take a file for an image by its name: it is broken, then, if it is no image."""
+    return name.lower().endswith(IMAGE_ENDINGS)
+
+
+def examine(
+    nodeids: Sequence[int],
+    files: Files,
+    cache: VerdictCache,
+    *,
+    is_image: Callable[[int], bool],
+    on_progress: OnProgress,
+    stop: threading.Event,
+    command: Sequence[str] = COMMAND,
+) -> Findings:
+    """Decode what the cache does not know yet, on all cores. `is_image` says whether a nodeid has an image's name.
+
+    A file that cannot be read, has changed, or comes after `stop` is UNKNOWN. `command` starts a worker.
+
+    Errors: SymfuseError when workers do not start.
+    """
+    threads = len(os.sched_getaffinity(0))
+    work = Work(KIND, FINDING_BYTES, nodeids, files, cache, on_progress=on_progress, stop=stop)
+    with work, ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
+        try:
+            take = _one_by_one(work)
+            running = {pool.submit(_decode_all, work, take, files, command) for _ in range(threads)}
+            while running:
+                done, running = wait(running, PROGRESS_INTERVAL_S)
+                for each in done:
+                    each.result()
+                work.tick()
+        except BaseException:  # Ctrl-C, too
+            work.abandon()
+            raise
+    return _judged(work.verdicts, nodeids, is_image)
+
+
+def _one_by_one(work: Work) -> Callable[[], Job | None]:
+    """Hands out single files, None after the last: no thread shall sit on a pack of large images while others idle."""
+    jobs = itertools.chain.from_iterable(work.packs())
+    lock = threading.Lock()
+
+    def take() -> Job | None:
+        with lock:
+            return None if work.is_stopped else next(jobs, None)
+
+    return take
+
+
+def _decode_all(work: Work, take: Callable[[], Job | None], files: Files, command: Sequence[str]) -> None:
+    """Have one worker examine files until there are no more. Errors: SymfuseError."""
+    first = take()
+    if first is None:
+        return
+    flying: deque[tuple[Job, int, int]] = deque()  # with the open descriptor, and when it was opened
+
+    def fds() -> Iterator[int]:
+        for job in itertools.chain([first], iter(take, None)):
+            begun_ns = time.time_ns()
+            try:
+                fd = files.open(job[1])
+            except OSError:
+                work.note([job], [None], begun_ns=begun_ns)
+            else:
+                flying.append((job, fd, begun_ns))
+                yield fd
+
+    try:
+        with Decoder(command=command) as decoder:
+            for finding in decoder.examine(fds(), lambda: work.is_stopped):
+                (index, nodeid, frozen), fd, begun_ns = flying.popleft()
+                try:
+                    key = key_of(os.fstat(fd))
+                finally:
+                    os.close(fd)
+                # Its ctime may be another, though not its content. Verified after decoding, so meanwhile is covered.
+                is_known = finding[0] != Verdict.UNKNOWN and key[:_CTIME] == frozen[:_CTIME]
+                work.note([(index, nodeid, key)], [finding if is_known else None], begun_ns=begun_ns)
+    finally:
+        for _job, fd, _begun_ns in flying:
+            os.close(fd)
+
+
+def _judged(findings: bytearray, nodeids: Sequence[int], is_image: Callable[[int], bool]) -> Findings:
+    """Findings are on contents; where these leave it open whether a file is meant as an image, its name decides."""
+    verdicts = findings[::FINDING_BYTES]
+    digests = bytearray(DIGEST_BYTES * len(nodeids))
+    for byte in range(DIGEST_BYTES):
+        digests[byte::DIGEST_BYTES] = findings[1 + byte :: FINDING_BYTES]
+    for match in re.finditer(b"[%c%c]" % (Verdict.RARE, Verdict.NOT_AN_IMAGE), bytes(verdicts)):
+        place = match.start()
+        if is_image(nodeids[place]):
+            verdicts[place] = Verdict.OK if verdicts[place] == Verdict.RARE else Verdict.BROKEN
+        else:
+            verdicts[place] = Verdict.NOT_AN_IMAGE
+            digests[place * DIGEST_BYTES : (place + 1) * DIGEST_BYTES] = NO_DIGEST
+    return Findings(verdicts, digests)

@@ -1,0 +1,308 @@
+"""One file decoded: which images load as the same pixels, and which files are broken."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import struct
+import tempfile
+import warnings
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+from skimage import data
+
+from symfuse.identity import image
+from symfuse.identity.verdict import DIGEST_BYTES, NO_DIGEST, Verdict
+
+RGB = Image.fromarray(data.astronaut()[100:164, 180:260])  # type: ignore[no-untyped-call]
+GREY = Image.fromarray(data.camera()[200:264, 200:280])  # type: ignore[no-untyped-call]
+ALPHA = GREY.rotate(180)
+RGBA = Image.merge("RGBA", (*RGB.split(), ALPHA))
+CMYK = RGB.convert("CMYK")
+DEEP = Image.fromarray(np.asarray(GREY).astype(np.uint16) * 257 + 3)
+FLOAT = Image.fromarray(np.asarray(GREY).astype(np.float32) / 7)
+
+
+#: A worker ignores warnings, of large images for one.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prepared() -> Iterator[None]:
+    """As a worker is."""
+    with warnings.catch_warnings():
+        image.prepare()
+        yield
+
+
+def encoded(picture: Image.Image, form: str = "PNG", **options: Any) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, form, **options)
+    return file.getvalue()
+
+
+def examined(content: bytes) -> tuple[Verdict, bytes]:
+    with tempfile.TemporaryFile() as file:
+        file.write(content)
+        file.flush()
+        found = image.examine(file.fileno())
+    assert len(found) == 1 + DIGEST_BYTES
+    verdict, digest = Verdict(found[0]), found[1:]
+    assert (verdict in {Verdict.OK, Verdict.RARE}) == (digest != NO_DIGEST)
+    return verdict, digest
+
+
+def digest(content: bytes) -> bytes:
+    verdict, found = examined(content)
+    assert verdict is Verdict.OK
+    return found
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png(width: int, height: int, *, depth: int, colour: int, rows: bytes, extra: bytes = b"") -> bytes:
+    """A PNG of what Pillow cannot write: `rows` are the filtered scan lines, before compression."""
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    parts = (chunk(b"IHDR", header), extra, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def png_16_bit_colour(lowest: int) -> bytes:
+    """One pixel whose last byte is `lowest`."""
+    return png(1, 1, depth=16, colour=2, rows=b"\0" + bytes([1, 2, 3, 4, 5, lowest]))
+
+
+# -- what is one image -------------------------------------------------------------------------------------------------
+
+TWO_COLOURS = GREY.convert("1")
+FEW_COLOURS = RGB.quantize(16)
+SEE_THROUGH = FEW_COLOURS.copy()
+SEE_THROUGH.info["transparency"] = 3
+KEYED = RGB.copy()
+KEYED.info["transparency"] = RGB.getpixel((0, 0))
+
+ON_ITS_SIDE = Image.Exif()
+ON_ITS_SIDE[ExifTags.Base.Orientation] = 6
+
+SAME = {
+    "PNG as it is and hardly compressed": (encoded(RGB), encoded(RGB, compress_level=0)),
+    "PNG and BMP": (encoded(RGB), encoded(RGB, "BMP")),
+    "PNG and lossless WebP": (encoded(RGB), encoded(RGB, "WEBP", lossless=True)),
+    "PNG and TIFF": (encoded(RGB), encoded(RGB, "TIFF")),
+    "TIFF in each compression": (encoded(RGB, "TIFF", compression="tiff_lzw"), encoded(RGB, "TIFF", compression="zip")),
+    "PNG and PPM": (encoded(RGB), encoded(RGB, "PPM")),
+    "PNG and lossless JPEG 2000": (encoded(RGB), encoded(RGB, "JPEG2000")),
+    "grey and the same grey in RGB": (encoded(GREY), encoded(GREY.convert("RGB"))),
+    "1 bit and grey": (encoded(TWO_COLOURS), encoded(TWO_COLOURS.convert("L"))),
+    "1 bit in fax compression": (encoded(TWO_COLOURS), encoded(TWO_COLOURS, "TIFF", compression="group4")),
+    "palette and RGB": (encoded(FEW_COLOURS), encoded(FEW_COLOURS.convert("RGB"))),
+    "palette in GIF and in PNG": (encoded(FEW_COLOURS, "GIF"), encoded(FEW_COLOURS)),
+    "opaque alpha and none": (encoded(RGB.convert("RGBA")), encoded(RGB)),
+    "opaque alpha beside grey and none": (encoded(GREY.convert("LA")), encoded(GREY)),
+    "alpha in PNG and in TIFF": (encoded(RGBA), encoded(RGBA, "TIFF")),
+    "alpha in PNG and in exact WebP": (encoded(RGBA), encoded(RGBA, "WEBP", lossless=True, exact=True)),
+    "palette with transparency, and RGBA": (encoded(SEE_THROUGH), encoded(SEE_THROUGH.convert("RGBA"))),
+    "a transparent colour, and RGBA": (
+        encoded(KEYED),
+        encoded(KEYED.convert("RGBA")),
+    ),
+    "16 bits of grey in PNG and in TIFF": (encoded(DEEP), encoded(DEEP, "TIFF")),
+    "32 bits in big-endian TIFF and in little": (
+        encoded(DEEP.convert("I"), "TIFF"),
+        encoded(DEEP.convert("I"), "TIFF", big_tiff=True),
+    ),
+    "floating point in each TIFF": (encoded(FLOAT, "TIFF"), encoded(FLOAT, "TIFF", compression="tiff_lzw")),
+    "CMYK in each TIFF": (encoded(CMYK, "TIFF"), encoded(CMYK, "TIFF", compression="tiff_lzw")),
+    "a JPEG and what it decodes to": (
+        encoded(RGB, "JPEG", quality=80),
+        encoded(Image.open(io.BytesIO(encoded(RGB, "JPEG", quality=80)))),
+    ),
+    "with orientation and without": (encoded(RGB, "PNG"), encoded(RGB, "PNG", exif=ON_ITS_SIDE)),
+    "with a colour profile and without": (encoded(RGB), encoded(RGB, icc_profile=b"not read, not applied")),
+    "with a resolution and without": (encoded(RGB, "JPEG"), encoded(RGB, "JPEG", dpi=(300, 300))),
+    "an animation and its first frame": (
+        encoded(FEW_COLOURS, "GIF", save_all=True, append_images=[FEW_COLOURS.rotate(180)], disposal=2),
+        encoded(FEW_COLOURS),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_one_image(name: str) -> None:
+    one, other = SAME[name]
+    assert one != other
+    assert digest(one) == digest(other)
+
+
+BLACK = Image.new("L", (8, 4))
+#: Shown by each of these, no two are one image.
+DIFFERENT = {
+    "colour": encoded(RGB),
+    "its grey": encoded(RGB.convert("L")),
+    "its lowest bits changed": encoded(Image.fromarray(np.asarray(RGB) ^ 1)),
+    "turned": encoded(RGB.rotate(180)),
+    "with alpha": encoded(RGBA),
+    "with other alpha": encoded(Image.merge("RGBA", (*RGB.split(), GREY))),
+    "a lossy copy": encoded(RGB, "JPEG", quality=90),
+    "a lossy copy in another quality": encoded(RGB, "JPEG", quality=80),
+    "CMYK": encoded(CMYK, "TIFF"),
+    "LAB": encoded(Image.merge("LAB", RGB.split()), "TIFF"),
+    "8 bits of grey": encoded(GREY),
+    "16 bits of grey": encoded(DEEP),
+    "16 bits of grey, the lowest changed": encoded(Image.fromarray(np.asarray(DEEP) ^ 1)),
+    "16 bits beyond what 8 can tell apart": encoded(Image.fromarray(np.asarray(GREY).astype(np.uint16) + 300)),
+    "16 bits beyond that, too": encoded(Image.fromarray(np.asarray(GREY).astype(np.uint16) + 400)),
+    "32 bits": encoded(Image.fromarray(np.asarray(GREY).astype(np.int32) * 65793), "TIFF"),
+    "floating point": encoded(FLOAT, "TIFF"),
+    "floating point, a little more": encoded(Image.fromarray(np.asarray(FLOAT) * np.float32(1.0001)), "TIFF"),
+    "floating point, equal to the grey": encoded(Image.fromarray(np.asarray(GREY).astype(np.float32)), "TIFF"),
+    "black": encoded(BLACK),
+    "black, upright": encoded(BLACK.rotate(90, expand=True)),
+    "black, all in one row": encoded(BLACK.resize((32, 1))),
+    "black, transparent": encoded(Image.new("LA", (8, 4))),
+    "16 bits a colour": png_16_bit_colour(6),
+    "16 bits a colour, the lowest changed": png_16_bit_colour(7),
+    "16 bits a colour, cut to 8": encoded(Image.new("RGB", (1, 1), (1, 3, 5))),
+    "16 bits a colour in PPM": b"P6 1 1 65535 " + bytes([1, 2, 3, 4, 5, 6]),
+    "16 bits a colour in PPM, the lowest changed": b"P6 1 1 65535 " + bytes([1, 2, 3, 4, 5, 7]),
+}  # fmt: skip
+
+
+def test_different_images() -> None:
+    names: dict[bytes, str] = {}
+    for name, content in DIFFERENT.items():
+        twin = names.setdefault(digest(content), name)
+        assert twin == name, f"{name} is not {twin}"
+
+
+def test_a_large_image_is_hashed_in_strips_and_is_the_same_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = [encoded(picture) for picture in (RGB, RGBA, SEE_THROUGH, DEEP)]
+    whole = [digest(content) for content in pictures]
+    monkeypatch.setattr(image, "STRIP_PIXELS", 250)  # three rows, and one at the end
+    assert [digest(content) for content in pictures] == whole
+
+
+def test_alpha_that_is_opaque_but_for_the_last_row_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image, "STRIP_PIXELS", 250)
+    alpha = Image.new("L", RGB.size, 255)
+    alpha.putpixel((79, 63), 254)
+    assert digest(encoded(Image.merge("RGBA", (*RGB.split(), alpha)))) != digest(encoded(RGB))
+
+
+# -- what is broken ----------------------------------------------------------------------------------------------------
+
+JPEG = encoded(RGB, "JPEG", quality=80)
+PROGRESSIVE = encoded(RGB, "JPEG", quality=80, progressive=True)
+PNG = encoded(RGB)
+
+
+def cuts(content: bytes, *, until: int) -> list[bytes]:
+    """The content cut at some 40 lengths, from nothing on."""
+    return [content[:length] for length in range(0, until, until // 40)]
+
+
+@pytest.mark.parametrize("content", [JPEG, PROGRESSIVE], ids=["baseline", "progressive"])
+def test_a_jpeg_cut_anywhere_is_broken(content: bytes) -> None:
+    verdicts = [examined(cut)[0] for cut in cuts(content, until=len(content) - 2)]
+    begin = verdicts.index(Verdict.BROKEN)
+    assert set(verdicts[:begin]) == {Verdict.NOT_AN_IMAGE}  # not even its header is whole
+    assert set(verdicts[begin:]) == {Verdict.BROKEN}
+    assert begin < len(verdicts) / 2
+
+
+def test_a_png_cut_anywhere_is_broken() -> None:
+    empty, *others = [examined(cut)[0] for cut in cuts(PNG, until=len(PNG) - 16)]
+    assert empty is Verdict.NOT_AN_IMAGE
+    assert set(others) == {Verdict.BROKEN}
+
+
+@pytest.mark.parametrize("form", ["GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000"])
+def test_half_a_file_of_any_format_does_not_load(form: str) -> None:
+    content = encoded(RGB, form)
+    assert examined(content[: len(content) // 2])[0] in {Verdict.BROKEN, Verdict.NOT_AN_IMAGE}
+
+
+def test_a_flipped_bit_in_a_png_is_noticed() -> None:
+    middle = len(PNG) // 2
+    assert examined(PNG[:middle] + bytes([PNG[middle] ^ 1]) + PNG[middle + 1 :])[0] is Verdict.BROKEN
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\0",
+        b"<html>404</html>",
+        b"BMW, Audi and others. A text that begins like a bitmap.",
+        b"P1 is the first of three. A text that begins like a bitmap, too.",
+        b"II*\0 or not, this is no TIFF",
+        b"\0\0\2\0" + bytes(14) + b" what Pillow would take for a TGA",
+        b"\0\0\1\xba an MPEG stream, which Pillow knows and cannot decode",
+        b"\x89HDF\r\n\x1a\n and so on",
+        b"\x93NUMPY\x01\0v\0{'descr': '<f8', 'fortran_order': False, 'shape': (3,)}",
+        PNG[:20],
+    ],
+)
+def test_what_is_no_image_is_said_to_be_none(content: bytes) -> None:
+    assert examined(content) == (Verdict.NOT_AN_IMAGE, NO_DIGEST)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000"])
+def test_an_image_is_known_by_its_content(form: str) -> None:
+    assert examined(encoded(RGB, form))[0] is Verdict.OK
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "PPM", "JPEG2000"])
+def test_a_broken_image_is_known_by_its_content(form: str) -> None:
+    content = encoded(RGB, form)
+    assert examined(content[: len(content) * 3 // 4])[0] is Verdict.BROKEN
+
+
+def test_of_a_rare_format_the_name_must_say_that_it_is_an_image() -> None:
+    assert examined(encoded(RGB, "TGA")) == (Verdict.RARE, digest(encoded(RGB)))
+
+
+def test_postscript_is_never_run() -> None:
+    """Pillow would hand it to Ghostscript."""
+    assert examined(encoded(RGB, "EPS"))[0] is Verdict.NOT_AN_IMAGE
+
+
+def test_a_header_that_claims_too_much_is_broken_and_costs_nothing() -> None:
+    assert examined(png(100_000, 100_000, depth=8, colour=2, rows=bytes(100)))[0] is Verdict.BROKEN
+
+
+def test_a_compressed_text_that_explodes_is_not_unpacked() -> None:
+    text = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(50 << 20)))
+    assert examined(png(1, 1, depth=8, colour=0, rows=b"\0\0"))[0] is Verdict.OK
+    assert examined(png(1, 1, depth=8, colour=0, rows=b"\0\0", extra=text))[0] is Verdict.NOT_AN_IMAGE
+
+
+def test_a_photograph_of_100_megapixels_loads() -> None:
+    """It is black, as only its size is asked."""
+    rows = (b"\0" + bytes(11_600 // 8)) * 8_700
+    assert examined(png(11_600, 8_700, depth=1, colour=0, rows=rows))[0] is Verdict.OK
+
+
+def test_a_file_that_cannot_be_read_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pread(_fd: int, _size: int, _offset: int) -> bytes:
+        raise OSError(errno.EIO, "bad disk")
+
+    monkeypatch.setattr(os, "pread", pread)
+    assert examined(PNG[:-100])[0] is Verdict.UNKNOWN
+
+
+def test_memory_that_ends_is_told_to_whoever_can_start_afresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    def tobytes(_self: Image.Image) -> bytes:
+        raise MemoryError
+
+    monkeypatch.setattr(Image.Image, "tobytes", tobytes)
+    with pytest.raises(MemoryError):
+        examined(PNG)
