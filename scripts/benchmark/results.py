@@ -30,22 +30,28 @@ class Spread:
         return cls(statistics.median(numbers), min(numbers), max(numbers))
 
 
+def _spread(numbers: list[float]) -> Spread | None:
+    return Spread.of(numbers) if numbers else None
+
+
 @dataclass
 class Results:
-    """All samples of a run: by row, by contender, in the order of the rounds."""
+    """All samples of a run: by row and contender a list for each round, of as many samples as it had turns there."""
 
     about: dict[str, Any]
     contenders: list[str]
     missing: dict[str, str] = field(default_factory=dict)
-    samples: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    samples: dict[str, dict[str, list[list[float]]]] = field(default_factory=dict)
     #: Why a contender has no samples in a row.
     failed: dict[str, dict[str, str]] = field(default_factory=dict)
     #: Requests by opcode of the rows that count requests, and of how many files.
     requests: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
 
-    def add(self, key: str, contender: str, value: float) -> None:
+    def add(self, key: str, contender: str, value: float, *, round_number: int) -> None:
         """One more sample, in the row's unit."""
-        self.samples.setdefault(key, {}).setdefault(contender, []).append(value)
+        rounds = self.samples.setdefault(key, {}).setdefault(contender, [])
+        rounds.extend([] for _ in range(round_number + 1 - len(rounds)))
+        rounds[round_number].append(value)
 
     def fail(self, key: str, contender: str, reason: str) -> None:
         """No further sample will come."""
@@ -57,18 +63,21 @@ class Results:
         return sorted(found, key=lambda row: CONDITIONS.index(row.condition))
 
     def value(self, key: str, contender: str) -> Spread | None:
-        """The samples of a contender, in the row's unit."""
-        numbers = self.samples.get(key, {}).get(contender)
-        return Spread.of(numbers) if numbers else None
+        """What a contender took, in the row's unit; several turns in a round count as their median."""
+        return _spread([median for median in self._medians(key, contender) if median is not None])
 
     def ratio(self, key: str, contender: str) -> Spread | None:
-        """The samples of a contender, each divided by that of the links in the same round.
+        """What a contender took, divided by what the links took in the same round.
 
         What the machine was busy with in a round happened to both.
         """
-        samples = self.samples.get(key, {})
-        pairs = list(zip(samples.get(contender, []), samples.get(LINKS, []), strict=False))
-        return Spread.of([ours / base for ours, base in pairs]) if pairs else None
+        pairs = zip(self._medians(key, contender), self._medians(key, LINKS), strict=False)
+        return _spread([ours / base for ours, base in pairs if ours is not None and base is not None])
+
+    def _medians(self, key: str, contender: str) -> list[float | None]:
+        """By round; None where it had no turn."""
+        rounds = self.samples.get(key, {}).get(contender, [])
+        return [statistics.median(samples) if samples else None for samples in rounds]
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: the samples, and what follows from them so that no reader need know how."""

@@ -57,7 +57,7 @@ ROWS = {
         Row("cpu-warm", "processor time of client and server, os.open", AGAIN, "ms/1,000 files"),
         Row("ready", "from the command to the first listing", FRESH, "ms", absolute=True),
         Row("memory-ready", "resident memory of the server, when ready", FRESH, "MB", absolute=True),
-        Row("memory-read", "resident memory of the server, all listed and read", AGAIN, "MB", absolute=True),
+        Row("memory-read", "resident memory of the server, all listed, read for 5 s", AGAIN, "MB", absolute=True),
         Row("server-cpu-cold", "processor time of the server, os.open", FRESH, "ms/1,000 files", absolute=True),
         Row("server-cpu-warm", "processor time of the server, os.open", AGAIN, "ms/1,000 files", absolute=True),
         Row("requests-walk-first", "requests, os.walk", FRESH, "per file", absolute=True),

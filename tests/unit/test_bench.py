@@ -35,13 +35,14 @@ ABOUT: dict[str, Any] = {
 def results() -> Results:
     """Two rounds in which the machine was twice as slow the second time, one failure, one contender missing."""
     made = Results(dict(ABOUT), ["links", "copy", "bindfs"], {"mergerfs": "mergerfs is not installed"})
-    for base in (10.0, 20.0):
-        made.add("warm-os-1", "links", base)
-        made.add("warm-os-1", "copy", base * 0.5)
-    made.add("walk-first", "links", 4.0)
-    made.add("walk-first", "copy", 2.0)
+    for number, base in enumerate((10.0, 20.0)):
+        for turn in (base, base * 100, base * 0.9):  # something else ran during the second of three turns
+            made.add("warm-os-1", "links", turn, round_number=number)
+        made.add("warm-os-1", "copy", base * 0.5, round_number=number)
+    made.add("walk-first", "links", 4.0, round_number=0)
+    made.add("walk-first", "copy", 2.0, round_number=0)
     made.fail("walk-first", "bindfs", "it shows 1 of 2 files")
-    made.add("ready", "bindfs", 3.0)
+    made.add("ready", "bindfs", 3.0, round_number=1)  # it had no turn in the first
     made.requests["requests-cold"] = {}
     return made
 
@@ -213,9 +214,10 @@ def run(small: Tree, contenders: list[str], **settings: Any) -> Results:
 
 def test_each_round_adds_a_sample_for_each_contender(small: Tree) -> None:
     made = run(small, ["links", "copy"], rounds=3, rows=("walk-*", "warm-os-1", "large-*"))
-    counted = {key: {name: len(samples) for name, samples in row.items()} for key, row in made.samples.items()}
+    counted = {key: {name: [*map(len, rounds)] for name, rounds in row.items()} for key, row in made.samples.items()}
+    # The links have a turn at the beginning, somewhere in between, and at the end.
     wanted = ("walk-first", "walk-second", "warm-os-1", "large-first", "large-second")
-    assert counted.items() >= {key: {"links": 3, "copy": 3} for key in wanted}.items()
+    assert counted.items() >= {key: {"links": [3, 3, 3], "copy": [1, 1, 1]} for key in wanted}.items()
     assert made.about["rounds"] == 3
 
 
@@ -269,7 +271,7 @@ def test_results_survive_json() -> None:
     told = json.loads(json.dumps(made.as_dict()))
     assert set(told) == {"format", "about", "contenders", "missing", "rows"}
     row = next(row for row in told["rows"] if row["key"] == "warm-os-1")
-    assert row["samples"] == {"links": [10, 20], "copy": [5, 10]}
+    assert row["samples"] == {"links": [[10, 1000, 9], [20, 2000, 18]], "copy": [[5], [10]]}
     assert row["values"]["copy"] == {"median": 7.5, "low": 5, "high": 10}
     assert row["ratios"]["copy"] == {"median": 0.5, "low": 0.5, "high": 0.5}
     assert Results.from_dict(told).as_dict() == told
