@@ -1,0 +1,274 @@
+"""Many files examined by real workers: digests, verdicts, what the cache keeps, and what happens in between."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from PIL import Image
+from skimage import data
+
+from symfuse.errors import SymfuseError
+from symfuse.identity import cache as cache_module
+from symfuse.identity import pixels
+from symfuse.identity.cache import Key, VerdictCache
+from symfuse.identity.decoder import COMMAND
+from symfuse.identity.pixels import Findings, is_image_name
+from symfuse.identity.verdict import DIGEST_BYTES, NO_DIGEST, Verdict
+from symfuse.identity.work import OnProgress, key_of
+
+PICTURE = Image.fromarray(data.astronaut()[100:164, 180:260])  # type: ignore[no-untyped-call]
+
+#: In place of a worker, where none must be needed.
+NO_WORKER = (sys.executable, "-c", "raise SystemExit(1)")
+
+
+def encoded(picture: Image.Image, form: str = "PNG", **options: Any) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, form, **options)
+    return file.getvalue()
+
+
+PNG, JPEG = encoded(PICTURE), encoded(PICTURE, "JPEG")
+
+
+class Folder:
+    """Files in a directory; their nodeids count them in the order of the literal that they were made from."""
+
+    def __init__(self, directory: Path, contents: dict[str, bytes]) -> None:
+        self.paths = [directory / name for name in contents]
+        for path, content in zip(self.paths, contents.values(), strict=True):
+            path.write_bytes(content)
+        self.keys = [key_of(path.stat()) for path in self.paths]
+        self.nodeids = range(len(self.paths))
+        self.opened: list[int] = []
+
+    def key_of(self, nodeid: int) -> Key:
+        return self.keys[nodeid]
+
+    def open(self, nodeid: int) -> int:
+        self.opened.append(nodeid)
+        return os.open(self.paths[nodeid], os.O_RDONLY)
+
+    def is_image(self, nodeid: int) -> bool:
+        return is_image_name(os.fsencode(self.paths[nodeid].name))
+
+
+Examine = Callable[..., Findings]
+
+
+def held(cache: Path) -> list[str]:
+    """What this process has open, but for the files of the cache."""
+    with os.scandir("/proc/self/fd") as entries:
+        targets = [os.readlink(entry.path) for entry in entries]
+    return sorted(target for target in targets if not target.startswith((str(cache), "/proc/")))
+
+
+@pytest.fixture
+def examine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Examine]:
+    """`pixels.examine` with one cache. After each call no worker is left and no file open.
+
+    Files count as settled at once, where users have to leave them alone for a moment.
+    """
+    monkeypatch.setattr(cache_module, "SETTLED_NS", -(1 << 62))
+    with contextlib.closing(VerdictCache.open(str(tmp_path / "cache"))) as cache:
+
+        def examine(
+            folder: Folder,
+            on_progress: OnProgress = lambda _files, _bytes: None,
+            stop: threading.Event | None = None,
+            command: Sequence[str] = COMMAND,
+        ) -> Findings:
+            before = held(tmp_path / "cache")
+            try:
+                return pixels.examine(
+                    folder.nodeids,
+                    folder,
+                    cache,
+                    is_image=folder.is_image,
+                    on_progress=on_progress,
+                    stop=stop or threading.Event(),
+                    command=command,
+                )
+            finally:
+                assert psutil.Process().children() == []
+                assert held(tmp_path / "cache") == before
+
+        yield examine
+
+
+def digests(findings: Findings) -> list[bytes]:
+    """One for each file."""
+    packed = bytes(findings.digests)
+    return [packed[start : start + DIGEST_BYTES] for start in range(0, len(packed), DIGEST_BYTES)]
+
+
+def test_images_of_equal_pixels_have_one_digest(examine: Examine, tmp_path: Path) -> None:
+    contents = {
+        "a.png": PNG,
+        "b.jpg": JPEG,
+        "a.bmp": encoded(PICTURE, "BMP"),
+        "a.webp": encoded(PICTURE, "WEBP", lossless=True),
+        "a.tif": encoded(PICTURE, "TIFF", compression="tiff_lzw"),
+        "b.png": encoded(Image.open(io.BytesIO(JPEG))),
+    }
+    found = examine(Folder(tmp_path, contents))
+    assert bytes(found.verdicts) == bytes([Verdict.OK] * 6)
+    a, b, *others = digests(found)
+    assert a != b
+    assert others == [a, a, a, b]
+
+
+def test_where_contents_leave_it_open_the_name_says_what_is_an_image(examine: Examine, tmp_path: Path) -> None:
+    expected = {
+        "whole.png": (PNG, Verdict.OK),
+        "whole, by another name": (PNG, Verdict.OK),
+        "cut.png": (PNG[:-100], Verdict.BROKEN),
+        "cut, by another name": (PNG[:-100], Verdict.BROKEN),
+        "empty.JPG": (b"", Verdict.BROKEN),
+        "empty": (b"", Verdict.NOT_AN_IMAGE),
+        "a page.jpeg": (b"<html>404</html>", Verdict.BROKEN),
+        "labels.txt": (b"cat dog", Verdict.NOT_AN_IMAGE),
+        "header of a.jpg": (JPEG[:15], Verdict.BROKEN),
+        "rare.jpg": (encoded(PICTURE, "TGA"), Verdict.OK),
+        "rare.tga": (encoded(PICTURE, "TGA"), Verdict.NOT_AN_IMAGE),
+        "postscript.png": (encoded(PICTURE, "EPS"), Verdict.BROKEN),
+    }
+    found = examine(Folder(tmp_path, {name: content for name, (content, _verdict) in expected.items()}))
+    assert {name: Verdict(byte) for name, byte in zip(expected, found.verdicts, strict=True)} == {
+        name: verdict for name, (_content, verdict) in expected.items()
+    }
+    for verdict, digest in zip(found.verdicts, digests(found), strict=True):
+        assert (verdict == Verdict.OK) == (digest != NO_DIGEST)
+    assert digests(found)[list(expected).index("rare.jpg")] == digests(found)[0]
+
+
+def test_every_format_can_be_decoded_in_confinement(examine: Examine, tmp_path: Path) -> None:
+    """What a decoder imports late, it could not."""
+    forms = ["BMP", "DIB", "GIF", "ICNS", "ICO", "JPEG", "JPEG2000", "MPO", "MSP", "PCX", "PNG", "PPM", "SGI"]
+    forms += ["SPIDER", "TGA", "TIFF", "WEBP", "XBM", "DDS"]
+    modes = {"MSP": "1", "XBM": "1", "SPIDER": "F"}
+    whole = {f"{form}.jpg": encoded(PICTURE.convert(modes.get(form, "RGB")), form) for form in forms}
+    whole |= {
+        f"{compression}.tif": encoded(
+            PICTURE.convert("1") if "group" in compression else PICTURE, "TIFF", compression=compression
+        )
+        for compression in ("jpeg", "tiff_lzw", "packbits", "tiff_adobe_deflate", "group4")
+    }
+    whole["animated.webp"] = encoded(PICTURE, "WEBP", save_all=True, append_images=[PICTURE.rotate(90)])
+    whole["stereo.jpg"] = encoded(PICTURE, "MPO", save_all=True, append_images=[PICTURE.rotate(90)])
+    found = examine(Folder(tmp_path, whole))
+    assert {name: Verdict(byte) for name, byte in zip(whole, found.verdicts, strict=True)} == dict.fromkeys(
+        whole, Verdict.OK
+    )
+
+
+def test_the_cache_answers_without_a_worker_and_without_reading(examine: Examine, tmp_path: Path) -> None:
+    folder = Folder(tmp_path, {"a.png": PNG, "cut.png": PNG[:-100], "labels.txt": b"cat dog"})
+    first = examine(folder)
+    assert sorted(folder.opened) == [0, 1, 2]
+    assert examine(folder, command=NO_WORKER) == first
+    assert len(folder.opened) == 3
+
+
+def test_a_verdict_is_on_contents_so_that_a_new_name_needs_no_reading(examine: Examine, tmp_path: Path) -> None:
+    folder = Folder(tmp_path, {"labels.txt": b"cat dog"})
+    assert bytes(examine(folder).verdicts) == bytes([Verdict.NOT_AN_IMAGE])
+    folder.paths = [folder.paths[0].rename(tmp_path / "labels.png")]
+    assert bytes(examine(folder, command=NO_WORKER).verdicts) == bytes([Verdict.BROKEN])
+
+
+def test_what_was_replaced_vanished_or_is_closed_to_us_is_unknown(examine: Examine, tmp_path: Path) -> None:
+    contents = dict.fromkeys(("a.png", "other.png", "longer.png", "gone.png", "b.png"), PNG)
+    folder = Folder(tmp_path, contents)
+    folder.paths[1].unlink()
+    folder.paths[1].write_bytes(PNG)
+    with folder.paths[2].open("ab") as file:
+        file.write(b"more")
+    folder.paths[3].unlink()
+    found = examine(folder)
+    unknown, ok = Verdict.UNKNOWN, Verdict.OK
+    assert bytes(found.verdicts) == bytes([ok, unknown, unknown, unknown, ok])
+    assert digests(found)[1:4] == [NO_DIGEST] * 3
+
+
+def test_what_changes_while_it_is_decoded_is_unknown_and_not_remembered(examine: Examine, tmp_path: Path) -> None:
+    class Changing(Folder):
+        def open(self, nodeid: int) -> int:
+            fd = super().open(nodeid)
+            os.utime(self.paths[nodeid], ns=(0, len(self.opened)))
+            return fd
+
+    folder = Changing(tmp_path, {"a.png": PNG})
+    assert bytes(examine(folder).verdicts) == bytes([Verdict.UNKNOWN])
+    assert bytes(examine(folder).verdicts) == bytes([Verdict.UNKNOWN])
+    assert folder.opened == [0, 0]
+
+
+def test_stopping_leaves_the_rest_unknown_and_keeps_what_was_found(examine: Examine, tmp_path: Path) -> None:
+    stop = threading.Event()
+
+    class Stopping(Folder):
+        def open(self, nodeid: int) -> int:
+            if len(self.opened) == 150:
+                stop.set()
+            return super().open(nodeid)
+
+    folder = Stopping(tmp_path, {f"{number}.png": PNG for number in range(300)})
+    found = examine(folder, stop=stop)
+    done = found.verdicts.count(Verdict.OK)
+    assert 100 < done <= 150
+    assert found.verdicts.count(Verdict.UNKNOWN) == 300 - done
+    assert examine(folder).verdicts.count(Verdict.OK) == 300
+    assert len(folder.opened) <= 151 + 300 - done + 8  # none again that was done
+
+
+def test_an_error_of_whoever_listens_ends_the_workers(examine: Examine, tmp_path: Path) -> None:
+    def on_progress(files: int, size: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        examine(Folder(tmp_path, {f"{number}.png": PNG for number in range(300)}), on_progress=on_progress)
+
+
+def test_progress_ends_with_all_files_and_their_bytes(examine: Examine, tmp_path: Path) -> None:
+    folder = Folder(tmp_path, {"a.png": PNG, "b.jpg": JPEG, "labels.txt": b"cat dog"})
+    for _cached in (False, True):
+        told: list[tuple[int, int]] = []
+        examine(folder, on_progress=lambda *done, told=told: told.append(done))
+        assert told[-1] == (3, len(PNG) + len(JPEG) + 7)
+        assert told == sorted(told)
+
+
+def test_nothing_to_do_needs_no_worker(examine: Examine, tmp_path: Path) -> None:
+    assert examine(Folder(tmp_path, {}), command=NO_WORKER) == Findings(bytearray(), bytearray())
+
+
+def test_workers_that_do_not_start_are_an_error_and_leave_nothing(examine: Examine, tmp_path: Path) -> None:
+    with pytest.raises(SymfuseError, match="does not start"):
+        examine(Folder(tmp_path, {f"{number}.png": PNG for number in range(20)}), command=NO_WORKER)
+
+
+def test_a_bomb_and_its_neighbours(examine: Examine, tmp_path: Path) -> None:
+    """400 million black pixels in a file of 400 KB."""
+    bomb = encoded(Image.new("1", (20_000, 20_000)))
+    found = examine(Folder(tmp_path, {"a.png": PNG, "bomb.png": bomb, "b.png": PNG}))
+    assert bytes(found.verdicts) == bytes([Verdict.OK, Verdict.BROKEN, Verdict.OK])
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "A.JPEG", "x.tar.png", "\udcff.webp", ".gif"])
+def test_names_of_images(name: str) -> None:
+    assert is_image_name(os.fsencode(name))
+
+
+@pytest.mark.parametrize("name", ["jpg", "a.txt", "a.jpg.part", "a.mp4", "a.npy", "a.tga"])
+def test_names_of_other_files(name: str) -> None:
+    assert not is_image_name(os.fsencode(name))
