@@ -39,9 +39,8 @@ SETTLED_NS = 100_000_000
 _COARSE_NS = 1_000_000
 _DAY_S = 86_400
 
-_KEY = struct.Struct(">5Q")
+_KEY = struct.Struct(">8s5Q")  # neighbours on the disk are neighbours in the table
 _FIELD = (1 << 64) - 1
-_KIND_BYTES = 8
 _SUM_BYTES = 4
 _WHOLE = 0x2144DF1C  # what crc32 gives for anything that is followed by its own crc32, lowest byte first
 _CARED = b"cared for"  # the row that says when somebody last looked for what is old
@@ -51,12 +50,12 @@ _CREATE = "CREATE TABLE verdicts (key BLOB PRIMARY KEY, verdict BLOB NOT NULL, d
 _GET = """
 WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < :count)
 SELECT i, verdict, day < :old FROM n CROSS JOIN verdicts
-WHERE key = :kind || substr(:keys, :key_bytes * i + 1, :key_bytes)
+WHERE key = substr(:keys, :key_bytes * i + 1, :key_bytes)
 """
 _PUT = """
 WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < :count)
 INSERT OR REPLACE INTO verdicts SELECT
-    :kind || substr(:rows, :row_bytes * i + 1, :key_bytes),
+    substr(:rows, :row_bytes * i + 1, :key_bytes),
     substr(:rows, :row_bytes * i + :key_bytes + 1, :row_bytes - :key_bytes),
     :day
 FROM n
@@ -134,10 +133,9 @@ class VerdictCache:
         verdicts: list[bytes | None] = [None] * len(keys)
         if self._connection is None or not keys:
             return verdicts
-        tag, packed = _tag(kind), _packed(keys)
-        start, used = zlib.crc32(tag), []
-        for index, row, is_old in self._select(tag, packed):
-            if isinstance(row, bytes) and zlib.crc32(row, zlib.crc32(packed[index], start)) == _WHOLE:
+        packed, used = _packed(kind, keys), []
+        for index, row, is_old in self._select(packed):
+            if isinstance(row, bytes) and zlib.crc32(row, zlib.crc32(packed[index])) == _WHOLE:
                 verdict = verdicts[index] = row[:-_SUM_BYTES]
                 if is_old:
                     used.append((keys[index], verdict))
@@ -149,13 +147,12 @@ class VerdictCache:
         verdicts = list(verdicts)
         if not verdicts:
             return
-        tag = _tag(kind)
-        start = zlib.crc32(tag)
-        rows = list(map(operator.add, _packed([key for key, _ in verdicts]), [verdict for _, verdict in verdicts]))
-        packed = b"".join([row + zlib.crc32(row, start).to_bytes(_SUM_BYTES, "little") for row in rows])
+        keys = _packed(kind, [key for key, _ in verdicts])
+        rows = list(map(operator.add, keys, [verdict for _, verdict in verdicts]))
+        packed = b"".join([row + zlib.crc32(row).to_bytes(_SUM_BYTES, "little") for row in rows])
         size = len(rows[0]) + _SUM_BYTES
         assert len(packed) == size * len(rows), "verdicts of one kind have one length"
-        bound = {"kind": tag, "rows": packed, "count": len(rows), "row_bytes": size, "key_bytes": _KEY.size}
+        bound = {"rows": packed, "count": len(rows), "row_bytes": size, "key_bytes": _KEY.size}
         with self._lock:
             if self._connection is None or not self._may_write:
                 return
@@ -166,8 +163,8 @@ class VerdictCache:
             except sqlite3.Error as error:
                 self._recover(error, writing=True)
 
-    def _select(self, tag: bytes, packed: list[bytes]) -> list[tuple[int, object, int]]:
-        bound = {"kind": tag, "keys": b"".join(packed), "count": len(packed), "key_bytes": _KEY.size}
+    def _select(self, packed: list[bytes]) -> list[tuple[int, object, int]]:
+        bound = {"keys": b"".join(packed), "count": len(packed), "key_bytes": _KEY.size}
         with self._lock:
             if self._connection is None:
                 return []
@@ -278,18 +275,13 @@ def _today() -> int:
     return int(time.time()) // _DAY_S
 
 
-def _tag(kind: str) -> bytes:
-    """A kind as the first bytes of its rows' keys."""
-    return hashlib.blake2b(kind.encode(), digest_size=_KIND_BYTES).digest()
-
-
-def _packed(keys: Sequence[Key]) -> list[bytes]:
-    """As the table has them: neighbours on the disk are neighbours there."""
-    pack = _KEY.pack
+def _packed(kind: str, keys: Sequence[Key]) -> list[bytes]:
+    """Keys as the table has them: a digest of their kind first."""
+    pack, tag = _KEY.pack, hashlib.blake2b(kind.encode(), digest_size=8).digest()
     try:
-        return [pack(*key) for key in keys]
+        return [pack(tag, *key) for key in keys]
     except struct.error:  # a time before 1970, or after 2554
-        return [pack(*(field & _FIELD for field in key)) for key in keys]
+        return [pack(tag, *(field & _FIELD for field in key)) for key in keys]
 
 
 def _warn(path: str, error: Exception) -> None:
