@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import os
 import signal
 import socket
@@ -22,8 +23,8 @@ from symfuse.identity.worker import EXAMINE, READY
 COMMAND = (sys.executable, "-P", "-X", "utf8", "-m", "symfuse.identity.worker")
 #: Files that a worker has been given ahead, so that it never waits for us.
 WINDOW = 4
-#: How long one file may take by the clock. CPU time is limited much lower, so it is storage that does not answer.
-WALL_S = 90.0
+#: How long one file may take by the clock. CPU time ends before that, so it is storage that does not answer.
+WALL_S = 180.0
 #: How long a worker may take to start.
 START_S = 60.0
 #: How often a wait looks whether to stop.
@@ -43,6 +44,8 @@ MEMORY_VARIABLES = {
     "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
     "PILLOW_BLOCKS_MAX": "1",
 }
+
+log = logging.getLogger(__name__)
 
 
 class Decoder:
@@ -147,6 +150,7 @@ class Decoder:
     def _replace(self) -> Verdict:
         """A new worker for a dead one; what that death says of the file. Errors: SymfuseError."""
         status = self._end()
+        log.debug("the worker that decodes images ended with status %s", status)
         if not self._is_ready:
             raise _does_not_start(f"status {status}")
         self._start()

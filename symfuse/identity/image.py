@@ -16,6 +16,7 @@ another decoder can tell apart.
 
 from __future__ import annotations
 
+import itertools
 import os
 import warnings
 from collections.abc import Iterator
@@ -64,7 +65,9 @@ def examine(fd: int) -> bytes:
         raise
     except Exception:  # decoders of broken files raise anything: OSError, SyntaxError, struct.error, zlib.error...
         verdict, digest = Verdict.BROKEN, NO_DIGEST
-    if digest == NO_DIGEST and not _is_readable(fd):
+    # What is no image is known by its head, and can be of any size.
+    looked_at = {Verdict.BROKEN: None, Verdict.NOT_AN_IMAGE: 1}
+    if verdict in looked_at and not _is_readable(fd, pieces=looked_at[verdict]):
         verdict = Verdict.UNKNOWN  # not the file is broken, but the storage
     return finding(verdict, digest)
 
@@ -162,9 +165,10 @@ def _contents_digest(fd: int) -> bytes:
     return hasher.digest(DIGEST_BYTES)
 
 
-def _is_readable(fd: int) -> bool:
+def _is_readable(fd: int, *, pieces: int | None) -> bool:
+    """Whether some pieces, or all, can be read."""
     try:
-        for _ in _pieces(fd):
+        for _ in itertools.islice(_pieces(fd), pieces):
             pass
     except OSError:
         return False

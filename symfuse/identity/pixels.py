@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import re
 import threading
@@ -25,6 +26,8 @@ KIND = f"pixels/1/pillow-{PIL.__version__}"
 IMAGE_ENDINGS = (b".jpg", b".jpeg", b".png", b".bmp", b".gif", b".webp", b".tif", b".tiff", b".ppm", b".pgm")
 
 _CTIME = 4  # its place in a key
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,8 @@ def _decode_all(work: Work, take: Callable[[], Job | None], files: Files, comman
             begun_ns = time.time_ns()
             try:
                 fd = files.open(job[1])
-            except OSError:
+            except OSError as error:
+                log.debug("node %d is not decoded: %s", job[1], error)
                 work.note([job], [None], begun_ns=begun_ns)
             else:
                 flying.append((job, fd, begun_ns))
@@ -113,6 +117,8 @@ def _decode_all(work: Work, take: Callable[[], Job | None], files: Files, comman
                     os.close(fd)
                 # Its ctime may be another, though not its content. Verified after decoding, so meanwhile is covered.
                 is_known = finding[0] != Verdict.UNKNOWN and key[:_CTIME] == frozen[:_CTIME]
+                if not is_known:
+                    log.debug("node %d is not decoded: it cannot be read, or has changed", nodeid)
                 work.note([(index, nodeid, key)], [finding if is_known else None], begun_ns=begun_ns)
     finally:
         for _job, fd, _begun_ns in flying:

@@ -297,6 +297,13 @@ def test_a_file_that_cannot_be_read_is_unknown(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(os, "pread", pread)
     assert examined(PNG[:-100])[0] is Verdict.UNKNOWN
+    assert examined(b"no image")[0] is Verdict.UNKNOWN
+
+
+def test_a_large_file_that_is_no_image_is_not_read() -> None:
+    with tempfile.TemporaryFile() as file:
+        file.truncate(1 << 40)
+        assert Verdict(image.examine(file.fileno())[0]) is Verdict.NOT_AN_IMAGE
 
 
 def test_memory_that_ends_is_told_to_whoever_can_start_afresh(monkeypatch: pytest.MonkeyPatch) -> None:
