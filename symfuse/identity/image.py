@@ -149,13 +149,15 @@ def _is_cut_to_8_bits(image: Image.Image) -> bool:
     """Whether the file has more bits for a colour than Pillow will give. To be asked before the image is loaded."""
     if image.mode not in _COLOUR_MODES:
         return False
-    for tile in getattr(image, "tile", ()):
-        args = tile.args if isinstance(tile.args, tuple) else (tile.args,)
-        if any(isinstance(arg, str) and ";16" in arg for arg in args):
-            return True
-        if tile.codec_name in {"ppm", "ppm_plain"} and args[-1] > 255:
-            return True
-    return False
+    return any(_is_deep(codec, args) for codec, _extents, _offset, args in getattr(image, "tile", ()))
+
+
+def _is_deep(codec: str, args: object) -> bool:
+    """Whether a codec is told to unpack 16 bits: by the name of its raw mode or, in PPM, by the highest value."""
+    several = args if isinstance(args, tuple) else (args,)
+    if codec in {"ppm", "ppm_plain"}:
+        return bool(several[-1] > 255)
+    return any(isinstance(arg, str) and ";16" in arg for arg in several)
 
 
 def _contents_digest(fd: int) -> bytes:

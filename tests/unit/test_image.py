@@ -115,9 +115,9 @@ SAME = {
         encoded(KEYED.convert("RGBA")),
     ),
     "16 bits of grey in PNG and in TIFF": (encoded(DEEP), encoded(DEEP, "TIFF")),
-    "32 bits in big-endian TIFF and in little": (
+    "32 bits in each TIFF": (
         encoded(DEEP.convert("I"), "TIFF"),
-        encoded(DEEP.convert("I"), "TIFF", big_tiff=True),
+        encoded(DEEP.convert("I"), "TIFF", compression="tiff_lzw"),
     ),
     "floating point in each TIFF": (encoded(FLOAT, "TIFF"), encoded(FLOAT, "TIFF", compression="tiff_lzw")),
     "CMYK in each TIFF": (encoded(CMYK, "TIFF"), encoded(CMYK, "TIFF", compression="tiff_lzw")),
