@@ -25,6 +25,8 @@ from scripts.benchmark.rows import QUICK, ROWS
 DOCUMENT = os.path.join(REPOSITORY, "docs", "benchmarks.md")
 PICTURE = os.path.join(REPOSITORY, "docs", "benchmarks.svg")
 
+#: With a load above this somebody else uses a processor for much of the time.
+BUSY = 0.5
 #: The defaults of a quick run.
 QUICK_SHAPE = Shape(files=2_000, classes=10, large_files=2, large_size=64 * MIB)
 QUICK_SETTINGS = Settings(rounds=1, minutes=2, budget_s=0.5, at_least_s=0.1, rows=QUICK)
@@ -39,6 +41,8 @@ def main() -> None:
             told = json.load(file)
         publish(told, options)
         return
+    if (load := os.getloadavg()[0]) > BUSY:
+        say(f"this machine is busy (load {load:.1f}): expect ratios that scatter, or wait until it is idle")
     contenders, missing = chosen(options.contenders or (SCALE_DEFAULT if options.scale else DEFAULT))
     with scratch(options.directory) as place:
         if options.scale:

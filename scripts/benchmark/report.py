@@ -47,6 +47,7 @@ def about(contenders: Sequence[str], settings: dict[str, Any]) -> dict[str, Any]
         "symfuse": symfuse.__version__,
         "commit": _commit(),
         "machine": machine(),
+        "load": round(os.getloadavg()[0], 1),
         "versions": versions,
         "settings": settings,
     }
@@ -185,7 +186,8 @@ def _described(told: dict[str, Any]) -> str:
         f"{of['memory_gb']} GB, Linux {of['kernel']}, Python {of['python']}, "
         f"{'as root' if of['root'] else 'as an ordinary user'}; {how['files']:,} links to images of "
         f"{how['size'] / 1000:.0f} KB in {how['classes']} classes, {how['large_files']} large files of "
-        f"{how['large_size'] >> 20} MiB; rounds: {told.get('rounds', 0)}. {versions}."
+        f"{how['large_size'] >> 20} MiB; rounds: {told.get('rounds', 0)}; "
+        f"load before the run: {told.get('load', 'unknown')}. {versions}."
     )
 
 
