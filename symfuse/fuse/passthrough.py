@@ -17,7 +17,7 @@ import os
 import threading
 from dataclasses import dataclass
 
-from symfuse.fuse import abi
+from symfuse.fuse import abi, kernelmount
 from symfuse.policy import Io
 from symfuse.view import View
 
@@ -103,9 +103,9 @@ class Opens:
             self._decide(nodeid)
         if self._io is Io.CACHED:
             return None
-        source = self._view.open_source(nodeid)
+        source = _without_access_times(self._view.open_source(nodeid))
         try:
-            with self._lock:
+            with self._lock:  # nothing waits for the dataset in here
                 opened = self._opened.get(nodeid)
                 if opened is None:
                     backing_id = self._back(source)
@@ -184,3 +184,13 @@ class Opens:
     def _log(self, message: str, detail: str) -> None:
         """Who did not ask for passthrough misses nothing."""
         log.log(logging.WARNING if self._wanted is Io.PASSTHROUGH else logging.INFO, message, detail)
+
+
+def _without_access_times(source: int) -> int:
+    """The same source, read by others without a trace; as it is where that cannot be had. Closes the one it got."""
+    try:
+        quiet = kernelmount.without_access_times(source)
+    except OSError:
+        return source
+    os.close(source)
+    return quiet

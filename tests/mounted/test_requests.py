@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import MountMaker
+from tests.support.costs import cost, warm_cost
 from tests.support.mounting import Mount
 from tests.support.trees import Entry, Name, link, tree
 
@@ -22,26 +22,6 @@ def mount(symfuse_mount: MountMaker, tmp_path: Path) -> Mount:
     store: dict[Name, Entry] = {f"{number:03}": bytes([number]) * SIZE for number in range(FILES)}
     links: dict[Name, Entry] = {f"{number:03}.png": link(f"../../store/{number:03}") for number in range(FILES)}
     return symfuse_mount(tree(tmp_path / "dataset", {"store": store, "train": {"cat": links}}), "--eager")
-
-
-def cost(mount: Mount, operation: Callable[[], object]) -> dict[str, int]:
-    """The requests that an operation makes, without those of asking."""
-    before = mount.requests()
-    idle = difference(before, before := mount.requests())
-    operation()
-    return difference(idle, difference(before, mount.requests()))
-
-
-def warm_cost(mount: Mount, operation: Callable[[], object]) -> dict[str, int]:
-    """The least that an operation costs when it is repeated. The kernel may drop a page at any time and read it again;
-    what must be asked for each time cannot hide from this."""
-    return min((cost(mount, operation) for _ in range(4)), key=lambda spent: sum(spent.values()))
-
-
-def difference(before: dict[str, int], after: dict[str, int]) -> dict[str, int]:
-    names = before.keys() | after.keys()
-    found = {name: after.get(name, 0) - before.get(name, 0) for name in sorted(names)}
-    return {name: number for name, number in found.items() if number}
 
 
 def walk(mount: Mount) -> None:

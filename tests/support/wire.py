@@ -26,6 +26,8 @@ TMPFILE, STATX, COPY_FILE_RANGE_64 = 51, 52, 53
 #: All that a kernel of 6.18 offers in the first 32 bits, and the version that it speaks.
 EVERY_FLAG = 0xFFFFFFFF
 INIT_BODY = struct.pack("<IIII", 7, 45, 131072, EVERY_FLAG) + bytes(48)
+#: All of the second 32 bits, too: passthrough is one of them.
+INIT_BODY_WITH_FLAGS2 = struct.pack("<IIIII", 7, 45, 131072, EVERY_FLAG, EVERY_FLAG) + bytes(44)
 
 
 class Reply(NamedTuple):

@@ -65,3 +65,65 @@ def test_a_machine_without_threads_is_served_by_those_there_are(
     Door(FD, Echo()).serve(lambda: None)
     assert len(replies) == 101
     assert sum("there are no more" in record.message for record in caplog.records) <= 1
+
+
+def test_sixteen_readers_of_slow_storage_do_not_queue_behind_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of them gets its answer last: when the fifteen others have theirs."""
+    readers = 16
+    requests = [b"init", *(b"%d" % number for number in range(readers))]
+    others = threading.Semaphore(0)
+    all_answered = threading.Event()
+
+    class Slow(Echo):
+        def may_block(self, request: bytes) -> bool:
+            return request != b"init"
+
+        def handle(self, request: bytes) -> tuple[bytes, ...]:
+            if request == b"0":
+                for _ in range(readers - 1):
+                    assert others.acquire(timeout=30), "somebody waits for the one that waits for us"
+            return (request,)
+
+    def read(_fd: int, _size: int) -> bytes:
+        if requests:
+            return requests.pop(0)
+        all_answered.wait(30)
+        raise OSError(errno.ENODEV, "the mount is gone")
+
+    answered: list[bytes] = []
+
+    def writev(_fd: int, parts: tuple[bytes, ...]) -> None:
+        answered.extend(parts)
+        if parts[0] not in (b"0", b"init"):
+            others.release()
+        if len(answered) == readers + 1:
+            all_answered.set()
+
+    monkeypatch.setattr(os, "read", read)
+    monkeypatch.setattr(os, "writev", writev)
+    Door(FD, Slow()).serve(lambda: None)
+    assert len(answered) == readers + 1
+    assert answered[-1] == b"0"
+
+
+def test_a_reply_that_the_kernel_does_not_take_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = [b"init", b"one", b"two"]
+    undone: list[bytes] = []
+
+    class Undoing(Echo):
+        def undelivered(self, request: bytes) -> None:
+            undone.append(request)
+
+    def read(_fd: int, _size: int) -> bytes:
+        if not requests:
+            raise OSError(errno.ENODEV, "the mount is gone")
+        return requests.pop(0)
+
+    def writev(_fd: int, parts: tuple[bytes, ...]) -> None:
+        if parts == (b"one",):
+            raise OSError(errno.ENOENT, "whoever asked is gone")
+
+    monkeypatch.setattr(os, "read", read)
+    monkeypatch.setattr(os, "writev", writev)
+    Door(FD, Undoing()).serve(lambda: None)
+    assert undone == [b"one"]
