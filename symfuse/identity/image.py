@@ -149,7 +149,7 @@ def _is_cut_to_8_bits(image: Image.Image) -> bool:
     """Whether the file has more bits for a colour than Pillow will give. To be asked before the image is loaded."""
     if image.mode not in _COLOUR_MODES:
         return False
-    return any(_is_deep(codec, args) for codec, _extents, _offset, args in getattr(image, "tile", ()))
+    return any(_is_deep(codec, args) for codec, _extents, _offset, args in getattr(image, "tile", None) or ())
 
 
 def _is_deep(codec: str, args: object) -> bool:
