@@ -115,6 +115,8 @@ ENTRY_OUT = struct.Struct("<" + _ENTRY)
 #: `fuse_dirent` without its name: ino, off, namelen, type.
 _DIRENT = "QQII"
 DIRENT = struct.Struct("<" + _DIRENT)
+#: `fuse_open_in`: flags as open(2) takes them, open_flags.
+OPEN_IN = struct.Struct("<II")
 #: `fuse_open_out`: fh, open_flags, backing_id.
 OPEN_OUT = struct.Struct("<QIi")
 #: `fuse_read_in`: fh, offset, size, read_flags, lock_owner, flags, padding.

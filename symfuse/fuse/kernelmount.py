@@ -37,8 +37,9 @@ OPEN_TREE = 428
 MOUNT_SETATTR = 442
 OPEN_TREE_CLONE = 1
 AT_EMPTY_PATH = 0x1000
-#: `struct mount_attr`: attr_set (MOUNT_ATTR_NOATIME), attr_clr (MOUNT_ATTR__ATIME), propagation, userns_fd.
-_NOATIME = struct.pack("<QQQQ", 0x10, 0x70, 0, 0)
+#: `struct mount_attr`: attr_set (MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOATIME), attr_clr (MOUNT_ATTR__ATIME), propagation,
+#: userns_fd.
+_READ_ONLY = struct.pack("<QQQQ", 0x11, 0x70, 0, 0)
 
 #: The largest READ that the server allows (`server.MAX_PAGES`).
 READAHEAD_KIB = 1024
@@ -108,14 +109,14 @@ def raise_readahead(device: int) -> None:
             setting.write(f"{READAHEAD_KIB}\n")
 
 
-def without_access_times(fd: int) -> int:
-    """What a descriptor has open, opened anew for reading through a mount of its own that keeps no access times.
+def reopened_read_only(fd: int) -> int:
+    """What a descriptor has open, opened anew through a mount of its own: read-only, and without access times.
 
-    For files that others will read: of O_NOATIME they know nothing. As root. Errors: OSError.
+    For files that others will open anew, with flags of their own. As root. Errors: OSError.
     """
     clone = _call("syscall", OPEN_TREE, fd, b"", AT_EMPTY_PATH | OPEN_TREE_CLONE | os.O_CLOEXEC)
     try:
-        _call("syscall", MOUNT_SETATTR, clone, b"", AT_EMPTY_PATH, _NOATIME, len(_NOATIME))
+        _call("syscall", MOUNT_SETATTR, clone, b"", AT_EMPTY_PATH, _READ_ONLY, len(_READ_ONLY))
         return os.open(f"/proc/self/fd/{clone}", os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     finally:
         os.close(clone)

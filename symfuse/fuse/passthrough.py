@@ -103,7 +103,7 @@ class Opens:
             self._decide(nodeid)
         if self._io is Io.CACHED:
             return None
-        source = _without_access_times(self._view.open_source(nodeid))
+        source = _read_only(self._view.open_source(nodeid))
         try:
             with self._lock:  # nothing waits for the dataset in here
                 opened = self._opened.get(nodeid)
@@ -186,11 +186,14 @@ class Opens:
         log.log(logging.WARNING if self._wanted is Io.PASSTHROUGH else logging.INFO, message, detail)
 
 
-def _without_access_times(source: int) -> int:
-    """The same source, read by others without a trace; as it is where that cannot be had. Closes the one it got."""
+def _read_only(source: int) -> int:
+    """The same source, which the kernel can then only read, and without a trace; closes the one it got.
+
+    Where that cannot be had, access times appear as they do without a mount.
+    """
     try:
-        quiet = kernelmount.without_access_times(source)
+        reopened = kernelmount.reopened_read_only(source)
     except OSError:
         return source
     os.close(source)
-    return quiet
+    return reopened

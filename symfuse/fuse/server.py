@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import itertools
 import logging
+import os
 import struct
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -279,8 +280,14 @@ class Server:
 
     # -- files --------------------------------------------------------------------------------------------------
 
-    def _open(self, header: Header, _body: bytes) -> bytes:
-        """A backing id, or ENOSYS: do not ask again, and keep what was read. Errors: as `View.open_source`."""
+    def _open(self, header: Header, body: bytes) -> bytes:
+        """A backing id, or ENOSYS: do not ask again, and keep what was read.
+
+        Errors: EROFS, for the kernel would open the source for writing, too; as `View.open_source`.
+        """
+        flags, _ = abi.OPEN_IN.unpack_from(body)
+        if flags & (os.O_ACCMODE | os.O_TRUNC):
+            _refuse_to_write(header, body)
         backing_id = self._opens.open(header.nodeid)
         if backing_id is None and self._flags & InitFlag.NO_OPEN_SUPPORT:
             raise OSError(errno.ENOSYS, "files need no opening")

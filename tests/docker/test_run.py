@@ -65,6 +65,18 @@ def test_a_read_only_root_file_system(engine: Engine, image: str, digits: Digits
     assert "--at" in refused.stderr
 
 
+def test_what_is_on_the_containers_own_overlay_is_passed_through_or_cached(engine: Engine, image: str) -> None:
+    script = (
+        "grep -q '^overlay / ' /proc/mounts && mkdir -p /d/store /d/links && "
+        "head -c 5000000 /dev/urandom >/d/store/a && "
+        "ln -s ../store/a /d/links/a && cp -rL /d/links /d/copy && "
+        'symfuse run --io passthrough /d/links -- sh -c \'diff -r "$1" /d/copy && symfuse status "$1"\' sh {}'
+    )
+    done = engine.run(*FUSE, "--entrypoint", "sh", image, "-c", script)
+    (way,) = (line.split(maxsplit=1)[1] for line in done.stdout.splitlines() if line.split()[:1] == ["io"])
+    assert way == "passthrough" or way.startswith("cached (passthrough: ")
+
+
 @pytest.mark.parametrize("backend", ["kernel", "fusepy"])
 def test_a_dataset_on_the_containers_own_overlay(engine: Engine, image: str, backend: str) -> None:
     script = (

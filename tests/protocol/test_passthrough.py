@@ -96,7 +96,7 @@ def backing(monkeypatch: pytest.MonkeyPatch) -> FakeBacking:
     def refuse(_fd: int) -> int:
         raise OSError(errno.EPERM, "no clone of a mount here")
 
-    monkeypatch.setattr(kernelmount, "without_access_times", refuse)
+    monkeypatch.setattr(kernelmount, "reopened_read_only", refuse)
     return FakeBacking()
 
 
@@ -248,6 +248,16 @@ def test_a_source_that_was_replaced_cannot_be_opened(
 def test_only_files_are_opened(passing: Connection) -> None:
     assert passing.open_errno(passing.kernel.walk(b"store")) == errno.EISDIR
     assert passing.open_errno(1 << 32 | 9999) == errno.ESTALE
+
+
+@pytest.mark.parametrize("flags", [os.O_WRONLY, os.O_RDWR, os.O_RDONLY | os.O_TRUNC])
+@pytest.mark.parametrize("io", [Io.PASSTHROUGH, Io.CACHED])
+def test_nothing_is_opened_for_writing(view: View, backing: FakeBacking, io: Io, flags: int) -> None:
+    """With a backing id, the kernel would write to the source."""
+    connection = connect(view, io, backing)
+    nodeid = connection.kernel.walk(b"store/a")
+    assert connection.kernel.errno(wire.OPEN, nodeid, struct.pack("<II", flags, 0)) == errno.EROFS
+    assert backing.asked == 0
 
 
 def test_opening_may_block_and_what_is_cached_may_not(view: View, backing: FakeBacking) -> None:

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -165,6 +166,14 @@ def test_outside_follow_with_allow_other_names_the_way_out() -> None:
     with pytest.raises(UsageError, match="--allow-root"):
         request("/", "/m", allow_other=True, outside="follow")
     assert request("/", "/m", allow_other=True).policy.outside is Outside.FOLLOW
+
+
+@pytest.mark.parametrize("choice", [{"stack": True}, {"io": "passthrough"}])
+def test_what_the_kernel_backend_alone_can_do_names_the_way_out(choice: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=r"needs the kernel backend.*leave out --(stack|io) or --backend fusepy"):
+        request("/", "/m", backend="fusepy", **choice)
+    for io in ("auto", "cached"):
+        assert request("/", "/m", backend="fusepy", io=io).io == io
 
 
 # -- preflight --------------------------------------------------------------------------------------------------------
