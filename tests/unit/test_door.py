@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 
 import pytest
 
-from symfuse.fuse.device import Door
+from symfuse.fuse.door import QUICK_S, Door
 from symfuse.fuse.server import Server
 
 FD = 1 << 20  # nobody's
@@ -104,6 +105,43 @@ def test_sixteen_readers_of_slow_storage_do_not_queue_behind_one(monkeypatch: py
     Door(FD, Slow()).serve(lambda: None)
     assert len(answered) == readers + 1
     assert answered[-1] == b"0"
+
+
+def served_by(requests: list[bytes], monkeypatch: pytest.MonkeyPatch, *, takes_s: float) -> dict[bytes, str]:
+    """Which thread answered each request of a door whose answers all take so long, by the door's own clock."""
+    clock = [0.0]
+    threads: dict[bytes, str] = {}
+    waiting = [b"init", *requests]
+
+    class Timed(Echo):
+        def handle(self, request: bytes) -> tuple[bytes, ...]:
+            threads[request] = threading.current_thread().name
+            clock[0] += takes_s
+            return ()
+
+    def read(_fd: int, _size: int) -> bytes:
+        if not waiting:
+            raise OSError(errno.ENODEV, "the mount is gone")
+        return waiting.pop(0)
+
+    monkeypatch.setattr(os, "read", read)
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    Door(FD, Timed()).serve(lambda: None)
+    return threads
+
+
+def test_quick_answers_all_come_from_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = [b"%d" % number for number in range(200)]
+    threads = served_by(requests, monkeypatch, takes_s=QUICK_S / 2)
+    assert threads.keys() == {b"init", *requests}
+    assert len(set(threads.values())) == 1
+
+
+def test_slow_answers_soon_come_from_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = [b"%d" % number for number in range(200)]
+    threads = served_by(requests, monkeypatch, takes_s=QUICK_S * 4)
+    assert threads.keys() == {b"init", *requests}
+    assert len(set(threads.values())) > 1
 
 
 def test_a_reply_that_the_kernel_does_not_take_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
