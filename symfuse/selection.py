@@ -38,7 +38,7 @@ def select(view: View, policy: Policy, *, on_work: OnWork, stop: threading.Event
 
 
 class Selection:
-    """One run over the files of a view. `key_of` and `open` are what `identity` needs of them."""
+    """One run over the files of a view. `keys` and `open` are what `identity` needs of them."""
 
     def __init__(
         self, view: View, policy: Policy, cache: VerdictCache, *, on_work: OnWork, stop: threading.Event
@@ -67,13 +67,13 @@ class Selection:
         if not self._stop.is_set():
             Deduplicator(self._view, self._policy.dedup).apply(self._sources.groups(same))
 
-    def key_of(self, nodeid: int) -> Key:
+    def keys(self, nodeids: Sequence[int]) -> list[Key]:
         """See `identity.work.Files`."""
-        return self._view.key(nodeid)
+        return self._view.keys(nodeids)
 
     def open(self, nodeid: int) -> int:
-        """See `identity.work.Files`."""
-        return self._view.open_source(nodeid)
+        """See `identity.work.Files`: who reads it verifies afterwards."""
+        return self._view.open_unverified(nodeid)
 
     def _examine(self) -> pixels.Findings:
         nodeids = self._sources.nodeids

@@ -165,6 +165,10 @@ class Table:
         """The attributes at a frozen place that is not hidden."""
         return Row._make(_ROW.unpack_from(self._rows, place * _ROW.size))
 
+    def fields(self, place: int) -> tuple[int, ...]:
+        """As `row`; a plain tuple."""
+        return _ROW.unpack_from(self._rows, place * _ROW.size)
+
     def rows(self, start: int, end: int) -> Iterator[tuple[int, ...]]:
         """As `row`, for the places from `start` to before `end`; as plain tuples."""
         size = _ROW.size

@@ -34,6 +34,7 @@ from symfuse.table import CHUNK, HIDDEN_MODE_BITS, Row, Table, Trait, Traits
 
 ROOT_NODEID = 1
 PLACE_BITS = 32
+PLACE_MASK = (1 << PLACE_BITS) - 1
 
 log = logging.getLogger(__name__)
 
@@ -160,7 +161,7 @@ class View:
 
     def _at(self, nodeid: int) -> tuple[Directory, int, Table]:
         """Where a node other than the root stands: its parent directory, its place, the parent's table."""
-        number, place = nodeid >> PLACE_BITS, nodeid & ((1 << PLACE_BITS) - 1)
+        number, place = nodeid >> PLACE_BITS, nodeid & PLACE_MASK
         if number == 0:
             child = self.directory(nodeid)
             if child.parent is None:
@@ -333,11 +334,21 @@ class View:
         directory, place, table = self._at(nodeid)
         return directory.number, table.name(place), self._traits[table.row(place).trait].is_link
 
-    def key(self, nodeid: int) -> tuple[int, int, int, int, int]:
-        """Device, inode, size, mtime_ns and ctime_ns of a file's source as it was frozen. Errors: KeyError."""
-        _directory, place, table = self._at(nodeid)
-        row = table.row(place)
-        return self._traits[row.trait].dev, row.ino, row.size, row.mtime_ns, row.ctime_ns
+    def keys(self, nodeids: Iterable[int]) -> list[tuple[int, int, int, int, int]]:
+        """Device, inode, size, mtime_ns and ctime_ns of files' sources as they were frozen.
+
+        The nodeids are those of `files`. Quickest where files of one directory follow each other.
+        """
+        found = []
+        number, table = 0, None
+        for nodeid in nodeids:
+            if nodeid >> PLACE_BITS != number or table is None:
+                number = nodeid >> PLACE_BITS
+                table = self._tables[number]
+                assert table is not None, "no nodeid of files()"
+            ino, size, _atime_ns, mtime_ns, ctime_ns, _blocks, trait = table.fields(nodeid & PLACE_MASK)
+            found.append((self._traits[trait].dev, ino, size, mtime_ns, ctime_ns))
+        return found
 
     def path(self, nodeid: int) -> bytes:
         """The path of a node, relative to the view's root. Errors: KeyError."""
@@ -419,6 +430,10 @@ class View:
         except OSError as error:
             self._log_once(nodeid, error)
             raise
+
+    def open_unverified(self, nodeid: int) -> int:
+        """As `open_source`, for those who verify what they have read afterwards."""
+        return self._content.open_unverified(self._file(nodeid))
 
     def _file(self, nodeid: int) -> File:
         directory, place, table = self._at(nodeid)

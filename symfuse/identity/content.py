@@ -36,7 +36,7 @@ BUSY = 0.7
 #: Digests of samples are a family of their own: no file's bytes can be chosen so that they have the digest of a sample.
 _SAMPLE_FAMILY = b"symfuse: size and sample".ljust(32)
 _SIZE_BYTES = 8
-_CTIME = 4  # its place in a key
+_SIZE, _CTIME = 2, 4  # their places in a key
 
 #: Reads some of an open file of this size, and returns its digest; None when the file ends early, or the work does.
 #: Errors: OSError.
@@ -55,11 +55,13 @@ def digests(
     """
     samples = Work("bytes/sample", DIGEST_BYTES, nodeids, files, cache, on_progress=on_progress, stop=stop)
     found = _hash_all(samples, _hash_sample, files, SAMPLE_BYTES)
-    alike = array("Q", (index for index in _shared(found) if files.key_of(nodeids[index])[2] > SAMPLE_BYTES))
+    shared = array("Q", _shared(found))
+    sizes = [key[_SIZE] for key in files.keys([nodeids[index] for index in shared])]
+    alike = array("Q", (index for index, size in zip(shared, sizes, strict=True) if size > SAMPLE_BYTES))
     if not alike:
         return found
     rest = array("Q", (nodeids[index] for index in alike))
-    rest_bytes = sum(files.key_of(nodeid)[2] for nodeid in rest)
+    rest_bytes = sum(size for size in sizes if size > SAMPLE_BYTES)
     files_before, bytes_before = samples.files_done - len(rest), samples.bytes_done - rest_bytes
 
     def on_whole(files_done: int, bytes_done: int) -> None:

@@ -38,11 +38,11 @@ Job = tuple[int, int, Key]
 class Files(Protocol):
     """The files behind nodeids. Both methods are called by several threads."""
 
-    def key_of(self, nodeid: int) -> Key:
-        """What the file was when the view was frozen."""
+    def keys(self, nodeids: Sequence[int]) -> list[Key]:
+        """What the files were when the view was frozen."""
 
     def open(self, nodeid: int) -> int:
-        """A descriptor of that file, opened for reading, and the caller's to close. Errors: OSError."""
+        """A descriptor of what lies where the file was; the caller's to verify and to close. Errors: OSError."""
 
 
 def key_of(status: os.stat_result) -> Key:
@@ -102,10 +102,10 @@ class Work:
             yield pack
 
     def _unknown(self) -> Iterator[list[Job]]:
-        key_of, width = self._files.key_of, self._width
+        width = self._width
         for start in range(0, len(self._nodeids), BATCH):
             nodeids = self._nodeids[start : start + BATCH]
-            keys = [key_of(nodeid) for nodeid in nodeids]
+            keys = self._files.keys(nodeids)
             known = self._cache.get(self._kind, keys)
             jobs = []
             for index, (nodeid, key, verdict) in enumerate(zip(nodeids, keys, known, strict=True), start):

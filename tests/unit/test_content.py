@@ -9,7 +9,7 @@ import threading
 import time
 import tracemalloc
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -32,8 +32,8 @@ class PlainFiles:
         self.opened: Counter[int] = Counter()
         self._keys = [key_of(path.stat()) for path in paths]
 
-    def key_of(self, nodeid: int) -> Key:
-        return self._keys[nodeid]
+    def keys(self, nodeids: Sequence[int]) -> list[Key]:
+        return [self._keys[nodeid] for nodeid in nodeids]
 
     def open(self, nodeid: int) -> int:
         self.opened[nodeid] += 1
@@ -158,7 +158,7 @@ def test_a_file_written_just_now_is_read_again(
     tmp_path: Path, cache: VerdictCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = written(tmp_path / "data", b"a", b"b")
-    monkeypatch.setattr(time, "time_ns", lambda: files.key_of(1)[4] + 1)
+    monkeypatch.setattr(time, "time_ns", lambda: files.keys([1])[0][4] + 1)
     for _ in range(2):
         digests(files, cache)
     assert files.opened == {0: 2, 1: 2}

@@ -47,12 +47,12 @@ class Folder:
         self.paths = [directory / name for name in contents]
         for path, content in zip(self.paths, contents.values(), strict=True):
             path.write_bytes(content)
-        self.keys = [key_of(path.stat()) for path in self.paths]
+        self._keys = [key_of(path.stat()) for path in self.paths]
         self.nodeids = range(len(self.paths))
         self.opened: list[int] = []
 
-    def key_of(self, nodeid: int) -> Key:
-        return self.keys[nodeid]
+    def keys(self, nodeids: Sequence[int]) -> list[Key]:
+        return [self._keys[nodeid] for nodeid in nodeids]
 
     def open(self, nodeid: int) -> int:
         self.opened.append(nodeid)
