@@ -76,3 +76,16 @@ class Progress:
             "complete": self.complete,
             "error": self.error,
         }
+
+
+def finding_lines(frozen: dict[str, Any]) -> list[str]:
+    """What is wrong with images that may be shown all the same, a line for each kind with the first of them.
+
+    `frozen` is `Progress.as_dict()`.
+    """
+    examples: dict[str, list[str]] = frozen["finding_examples"]
+    return [
+        f"{number:,} {finding} ({Finding(finding).meaning}): "
+        + "; ".join([*examples[finding], "…"] if number > len(examples[finding]) else examples[finding])
+        for finding, number in frozen["findings"].items()
+    ]

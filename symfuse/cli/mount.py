@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from symfuse.cli.options import as_path, mount_options
-from symfuse.cli.output import complain, finding_lines, frozen_line, hidden_lines, quoted, say
+from symfuse.cli.output import complain, frozen_line, hidden_lines, quoted, say
 from symfuse.cli.progress import ProgressDisplay
 from symfuse.control import Message
 from symfuse.errors import ExitStatus
@@ -16,6 +16,7 @@ from symfuse.mounts import preflight
 from symfuse.mounts.launch import launch
 from symfuse.mounts.request import MountRequest, request
 from symfuse.mounts.serve import MountServer, log_to_stderr
+from symfuse.progress import finding_lines
 
 
 @click.command("mount")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from symfuse.mounts.visible import visible
-from symfuse.policy import Finding, Kind
+from symfuse.policy import Kind
 
 if TYPE_CHECKING:
     from symfuse.control import Message
@@ -46,16 +46,6 @@ def frozen_line(frozen: Message) -> str:
 
 def _directories(frozen: Message) -> int:
     return int(frozen["directories"])
-
-
-def finding_lines(frozen: Message) -> list[str]:
-    """What is wrong with images that may be shown all the same, a line for each kind with the first of them."""
-    examples: dict[str, list[str]] = frozen["finding_examples"]
-    return [
-        f"{number:,} {finding} ({Finding(finding).meaning}): "
-        + "; ".join([*examples[finding], "…"] if number > len(examples[finding]) else examples[finding])
-        for finding, number in frozen["findings"].items()
-    ]
 
 
 def hidden_lines(frozen: Message) -> list[str]:

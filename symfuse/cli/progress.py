@@ -13,6 +13,8 @@ from symfuse.control import Message
 
 #: Seconds between two plain lines: they end up in logs.
 PLAIN_INTERVAL_S = 10.0
+#: Seconds before a rate is worth showing.
+RATE_AFTER_S = 0.5
 #: What is done before it is known how much there is to do.
 READING = "reading the dataset"
 
@@ -27,6 +29,7 @@ class ProgressDisplay:
         self._bar: Any = None
         self._task: str | None = None
         self._began_s = 0.0
+        self._began_with: Message = {}
         self._last_s = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -58,24 +61,31 @@ class ProgressDisplay:
         if task != self._task:
             self.close()
             self._task = task
+            self._began_s, self._began_with = time.monotonic(), work or {}
             self._bar = _bar(is_measured=work is not None)
-            self._bar.add_task("", total=work["files"] if work else None)
+            self._bar.add_task(task, total=work["files"] if work else None)
             self._bar.start()
-            self._began_s = time.monotonic()
-        what = f"{task}, {self._rate(work)}" if work else frozen_line(frozen)
+        what = task + self._rate(work) if work else frozen_line(frozen)
         self._bar.update(self._bar.task_ids[0], completed=work["files_done"] if work else 0, description=what)
 
     def _rate(self, work: Message) -> str:
-        seconds = max(time.monotonic() - self._began_s, 0.001)
-        return f"{work['files_done'] / seconds:,.0f} files/s, {work['bytes_done'] / seconds / 1e6:,.0f} MB/s"
+        """Since the task is shown: what was known beforehand was no work."""
+        seconds = time.monotonic() - self._began_s
+        if seconds < RATE_AFTER_S:
+            return ""
+        files, size = ((work[name] - self._began_with[name]) / seconds for name in ("files_done", "bytes_done"))
+        return f", {max(files, 0):,.0f} files/s, {max(size, 0) / 1e6:,.0f} MB/s"
 
 
 def _bar(*, is_measured: bool) -> Any:
     progress = importlib.import_module("rich.progress")
     console = importlib.import_module("rich.console").Console(stderr=True)
-    columns = [progress.BarColumn(), progress.TextColumn("{task.description}"), progress.TimeElapsedColumn()]
+    columns = [progress.BarColumn(), progress.TextColumn("{task.description}", markup=False)]
     if is_measured:
-        columns += [progress.MofNCompleteColumn(), progress.TimeRemainingColumn()]
+        done = progress.TextColumn("{task.completed:,} of {task.total:,}")
+        columns += [done, progress.TimeRemainingColumn(), progress.TextColumn("left")]
+    else:
+        columns += [progress.TimeElapsedColumn()]
     return progress.Progress(*columns, console=console, transient=True)
 
 

@@ -12,11 +12,12 @@ from typing import Any, NoReturn
 import click
 
 from symfuse.cli.options import as_path, mount_options
-from symfuse.cli.output import complain, finding_lines, frozen_line, hidden_lines
+from symfuse.cli.output import complain, frozen_line, hidden_lines
 from symfuse.cli.progress import ProgressDisplay
 from symfuse.errors import ExitStatus
 from symfuse.mounts.request import request
 from symfuse.mounts.session import place, session
+from symfuse.progress import finding_lines
 
 #: Sent on to the command.
 FORWARDED = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2})

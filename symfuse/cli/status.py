@@ -12,13 +12,14 @@ from collections.abc import Iterator
 import click
 
 from symfuse.cli.options import as_path
-from symfuse.cli.output import complain, finding_lines, frozen_line, hidden_lines, say
+from symfuse.cli.output import complain, frozen_line, hidden_lines, say
 from symfuse.control import Message
 from symfuse.errors import ExitStatus
 from symfuse.mounts import live, table
 from symfuse.mounts.table import State
 from symfuse.mounts.unmount import find
 from symfuse.mounts.visible import visible
+from symfuse.progress import finding_lines
 
 Rows = list[tuple[str, str]]
 

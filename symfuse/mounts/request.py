@@ -158,25 +158,27 @@ def request(
             "--io passthrough needs the kernel backend: libfuse 2 reads every file through its server",
             "leave out --io or --backend fusepy",
         )
+    policy = Policy(
+        outside=_choice(Outside, outside or Outside.FOLLOW),
+        dir_links=_choice(DirLinks, dir_links),
+        dot_entries=_choice(DotEntries, dot_entries),
+        allow_roots=tuple(_allow_root(directory) for directory in _several(allow_root)),
+        fail_on=kinds(fail_on),
+        dedup=Dedup(
+            same_by=_choice(SameBy, dedup),
+            scope=_choice(Scope, dedup_scope),
+            layout=_choice(Layout, layout),
+            prefer=tuple(map(os.fsencode, _several(prefer))),
+            split_order=tuple(name for names in _several(split_order) for name in os.fsencode(names).split(b",")),
+            conflicts=_choice(Conflicts, conflicts),
+        ),
+        broken_images=_choice(BrokenImages, broken_images),
+    )
+    _refuse_idle(policy)
     return MountRequest(
         source=absolute(source),
         mountpoint=os.path.realpath(os.fsencode(mountpoint)),
-        policy=Policy(
-            outside=_choice(Outside, outside or Outside.FOLLOW),
-            dir_links=_choice(DirLinks, dir_links),
-            dot_entries=_choice(DotEntries, dot_entries),
-            allow_roots=tuple(_allow_root(directory) for directory in _several(allow_root)),
-            fail_on=kinds(fail_on),
-            dedup=Dedup(
-                same_by=_choice(SameBy, dedup),
-                scope=_choice(Scope, dedup_scope),
-                layout=_choice(Layout, layout),
-                prefer=tuple(map(os.fsencode, _several(prefer))),
-                split_order=tuple(name for names in _several(split_order) for name in os.fsencode(names).split(b",")),
-                conflicts=_choice(Conflicts, conflicts),
-            ),
-            broken_images=_choice(BrokenImages, broken_images),
-        ),
+        policy=policy,
         backend=_choice(Backend, backend),
         io=_choice(Io, io),
         stack=stack,
@@ -184,6 +186,22 @@ def request(
         eager=eager,
         remove_mountpoint=remove_mountpoint,
     )
+
+
+def _refuse_idle(policy: Policy) -> None:
+    """Errors: UsageError for what could never do anything: who asks for it relies on it."""
+    dedup = policy.dedup
+    asked = {
+        "--dedup-scope": dedup.scope is not Scope.CLASS,
+        "--prefer": dedup.prefer,
+        "--conflicts": dedup.conflicts is not Conflicts.FIRST,
+        **{f"--fail-on {kind}": kind in policy.fail_on for kind in (Kind.DUPLICATE, Kind.LEAK, Kind.CONFLICT)},
+    }
+    idle = next((option for option, is_asked in asked.items() if is_asked), None)
+    if idle is not None and dedup.same_by is SameBy.OFF:
+        raise UsageError(f"{idle} does nothing while no images are compared", "add --dedup target, bytes or pixels")
+    if Kind.BROKEN in policy.fail_on and policy.broken_images is BrokenImages.SHOW:
+        raise UsageError("--fail-on broken does nothing while no images are decoded", "add --broken-images hide")
 
 
 def kinds(words: Iterable[str] | str) -> frozenset[Kind]:

@@ -12,6 +12,7 @@ from symfuse.errors import MountBusy, MountpointError, NotMounted, SymfuseError
 from symfuse.mounts import preflight, unmount
 from symfuse.mounts.launch import OnProgress, ServerProcess, launch
 from symfuse.mounts.request import MountRequest, Path, request
+from symfuse.mounts.visible import visible
 from symfuse.policy import (
     SPLIT_ORDER,
     Backend,
@@ -24,6 +25,7 @@ from symfuse.policy import (
     SameBy,
     Scope,
 )  # fmt: skip
+from symfuse.progress import finding_lines
 
 log = logging.getLogger("symfuse")
 
@@ -55,7 +57,8 @@ def mounted(
 
     The options are those of `symfuse mount`. Without `at` the mountpoint is a temporary directory, removed at the end.
     The server is a process of its own. It unmounts when the block ends and when this process dies, even if killed;
-    what still uses the mount then is served until it is done.
+    what still uses the mount then is served until it is done. Images under several classes or in several splits are
+    warned of in the log `symfuse`.
 
     Errors: SymfuseError, before the block, when it cannot be mounted.
     """
@@ -82,7 +85,9 @@ def mounted(
             eager=eager,
             remove_mountpoint=at is None,
         )
-        with session(wanted):
+        with session(wanted) as server:
+            for line in finding_lines(server.frozen):
+                log.warning("%s", visible(line))
             yield os.fsdecode(wanted.mountpoint)
 
 
