@@ -1,0 +1,335 @@
+"""The same image once, and no broken ones: on real mounts, in all the ways that a mount is asked for."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import symfuse
+from symfuse.errors import DatasetRefused, ExitStatus
+from tests.conftest import MountMaker
+from tests.support.mounting import KEYWORDS, MYSELF, WAYS, mounts
+from tests.support.pictures import A_AS_BMP, CUT, SPLITS, A, B, C, mounted_at, shown
+from tests.support.trees import Entry, Name, fifo, hardlink, link, tree
+
+pytestmark = pytest.mark.usefixtures("fuse")
+
+
+@pytest.fixture
+def mountpoint(tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / "mountpoint"
+    path.mkdir()
+    yield path
+    assert os.fsencode(path) not in mounts()
+
+
+# -- what is the same, and within what ---------------------------------------------------------------------------------
+
+ONE_CLASS: dict[Name, Entry] = {
+    "cat": {
+        "copy.png": A,
+        "hard.png": hardlink("cat/copy.png"),
+        "link.png": link("other.png"),
+        "other.png": B,
+        "twin.png": A,
+        "zz re-encoded.bmp": A_AS_BMP,
+    }
+}
+
+
+@pytest.mark.parametrize(
+    ("dedup", "expected"),
+    [
+        ("off", ["copy.png", "hard.png", "link.png", "other.png", "twin.png", "zz re-encoded.bmp"]),
+        ("target", ["copy.png", "other.png", "twin.png", "zz re-encoded.bmp"]),
+        ("bytes", ["copy.png", "other.png", "zz re-encoded.bmp"]),
+        ("pixels", ["copy.png", "other.png"]),
+    ],
+)
+def test_each_identity(symfuse_mount: MountMaker, tmp_path: Path, dedup: str, expected: list[str]) -> None:
+    dataset = tree(tmp_path / "dataset", ONE_CLASS)
+    path = symfuse_mount(dataset, "--dedup", dedup).path
+    assert shown(path) == [f"cat/{name}" for name in expected]
+    for name in expected:
+        assert (path / "cat" / name).read_bytes() == (dataset / "cat" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("scope", "hidden"),
+    [
+        ("class", ["train/cat/2.png"]),
+        ("split", ["train/cat/2.png", "train/dog/4.png"]),
+        ("all", ["train/cat/2.png", "train/dog/4.png", "val/cat/6.png", "val/dog/8.png"]),
+    ],
+)
+@pytest.mark.parametrize("way", ["mount", "-o", "run", "python"])
+def test_each_scope_in_whatever_way_it_is_asked_for(
+    backend: str, tmp_path: Path, mountpoint: Path, *, way: str, scope: str, hidden: list[str]
+) -> None:
+    dataset = tree(tmp_path / "dataset", SPLITS)
+    expected = [path for path in shown(dataset) if path not in hidden]
+    options = ["--dedup", "bytes", "--dedup-scope", scope]
+    if way == "python":
+        with symfuse.mounted(dataset, dedup="bytes", dedup_scope=scope, **KEYWORDS[backend]) as path:
+            assert shown(path) == expected
+    elif way == "run":
+        script = "import os, sys; [print(f'{top}/{name}') for top, _, names in os.walk(sys.argv[1]) for name in names]"
+        done = MYSELF.symfuse(
+            "run", *WAYS[backend], *options, "--at", mountpoint, dataset, "--", sys.executable, "-c", script, "{}"
+        )
+        assert sorted(os.path.relpath(line, mountpoint) for line in done.stdout.splitlines()) == expected
+    else:
+        options = ["-o", f"dedup=bytes,dedup_scope={scope}"] if way == "-o" else options
+        with mounted_at(dataset, mountpoint, *options, backend=backend):
+            assert shown(mountpoint) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "stays"),
+    [
+        ([], "real.png"),
+        (["--prefer", "*/z*"], "z.png"),
+        (["--prefer", "*.bmp", "--prefer", "cat/[[]1].png", "--prefer", "*/z*"], "[1].png"),
+        (["-o", r"dedup=bytes,prefer=*/[yz]*"], "z.png"),
+    ],
+)
+def test_what_is_preferred_stays_else_the_real_file(
+    symfuse_mount: MountMaker, tmp_path: Path, options: list[str], stays: str
+) -> None:
+    dataset = tree(
+        tmp_path / "dataset", {"cat": {"[1].png": link("real.png"), "real.png": A, "x.png": A, "z.png": link("x.png")}}
+    )
+    assert shown(symfuse_mount(dataset, "--dedup", "bytes", *options).path) == [f"cat/{stays}"]
+
+
+def test_the_order_of_splits_says_which_split_keeps_an_image(symfuse_mount: MountMaker, tmp_path: Path) -> None:
+    dataset = tree(tmp_path / "dataset", {"train": {"cat": {"1.png": A}}, "testing": {"cat": {"2.png": A}}})
+    options = ("--dedup", "bytes", "--dedup-scope", "all")
+    assert shown(symfuse_mount(dataset, *options).path) == ["train/cat/1.png"]
+    assert shown(symfuse_mount(dataset, *options, "--split-order", "test,train").path) == ["testing/cat/2.png"]
+    assert shown(symfuse_mount(dataset, "-o", "dedup=bytes,dedup_scope=all,split_order=test:train").path) == [
+        "testing/cat/2.png"
+    ]
+
+
+def test_the_layout_can_be_named(symfuse_mount: MountMaker, tmp_path: Path) -> None:
+    dataset = tree(tmp_path / "dataset", {"fold1": {"cat": {"1.png": A}, "dog": {"2.png": A}}, "fold2": {}})
+    in_a_class = ("--dedup", "bytes", "--dedup-scope", "class")
+    assert shown(symfuse_mount(dataset, *in_a_class).path) == ["fold1/cat/1.png"], "fold1 is taken for a class"
+    assert len(shown(symfuse_mount(dataset, *in_a_class, "--layout", "split/class").path)) == 2
+    assert len(shown(symfuse_mount(dataset, "-o", "dedup=bytes,layout=split/class").path)) == 2
+
+
+# -- how it looks on the mount -----------------------------------------------------------------------------------------
+
+
+def test_a_hidden_file_is_nowhere_its_class_stays_and_no_inode_number_moves(
+    symfuse_mount: MountMaker, tmp_path: Path
+) -> None:
+    dataset = tree(tmp_path / "dataset", SPLITS)
+    whole = symfuse_mount(dataset).path
+    clean = symfuse_mount(dataset, "--dedup", "bytes", "--dedup-scope", "all").path
+
+    assert os.listdir(clean / "val" / "dog") == []
+    assert sorted(os.listdir(clean / "val")) == sorted(os.listdir(clean / "train")) == ["cat", "dog"]
+    for call in (os.stat, os.lstat, os.open, os.listdir):
+        arguments = (os.O_RDONLY,) if call is os.open else ()
+        with pytest.raises(FileNotFoundError):
+            call(clean / "val" / "dog" / "8.png", *arguments)
+    everything = [path.relative_to(clean) for path in clean.rglob("*")]
+    numbers = {path: (clean / path).stat().st_ino for path in everything}
+    assert len(set(numbers.values())) == len(numbers) == 10
+    assert numbers == {path: (whole / path).stat().st_ino for path in everything}
+    assert {entry.inode() for entry in os.scandir(clean / "train" / "cat")} == {
+        numbers[Path("train/cat/1.png")],
+        numbers[Path("train/cat/3.png")],
+    }
+
+
+def test_status_and_why_know_what_is_hidden_and_what_stands_for_it(symfuse_mount: MountMaker, tmp_path: Path) -> None:
+    dataset = tree(tmp_path / "dataset", SPLITS)
+    (dataset / "val" / "cat" / "broken.png").write_bytes(CUT)
+    mounted = symfuse_mount(dataset, "--dedup", "bytes", "--dedup-scope", "all", "--broken-images", "hide")
+
+    frozen = mounted.status()["frozen"]
+    assert frozen["complete"] is True
+    assert frozen["files"] == len(shown(mounted.path)) == 4
+    assert frozen["content_bytes"] == sum(path.stat().st_size for path in mounted.path.rglob("*.png"))
+    assert frozen["hidden"] == {"broken": 1, "duplicate": 2, "leak": 2}
+    assert frozen["examples"] == {
+        "broken": ["val/cat/broken.png"],
+        "duplicate": ["train/dog/4.png", "train/cat/2.png"],
+        "leak": ["val/cat/6.png", "val/dog/8.png"],
+    }
+    assert frozen["findings"] == {"conflict": 1, "leak": 2}
+    assert frozen["finding_examples"] == {
+        "conflict": ["train/cat/1.png, train/dog/4.png"],
+        "leak": ["train/cat/1.png, val/cat/6.png", "train/dog/5.png, val/dog/8.png"],
+    }
+    said = MYSELF.symfuse("status", mounted.path).stdout
+    assert "hidden      2 leak (the same image is shown in another split): val/cat/6.png, val/dog/8.png\n" in said
+    assert "warning     1 conflict (one image under several classes of one split): train/cat/1.png, " in said
+
+    for hidden, kind, stand_in in (
+        ("val/dog/8.png", "leak", "train/dog/5.png"),
+        ("train/dog/4.png", "duplicate", "train/cat/1.png"),
+        ("val/cat/broken.png", "broken", None),
+    ):
+        for asked in (mounted.path / hidden, dataset / hidden):  # of the dataset, its one live mount answers
+            done = MYSELF.symfuse("why", "--json", asked, check=False)
+            answer = json.loads(done.stdout)
+            assert done.returncode == ExitStatus.NOT_SHOWN
+            assert (answer["shown"], answer["kind"], answer["shown_instead"]) == (False, kind, stand_in)
+        assert f"shown:  {stand_in}" in MYSELF.symfuse("why", asked, check=False).stdout or stand_in is None
+    assert MYSELF.symfuse("why", mounted.path / "train/cat/1.png").returncode == 0
+
+
+HOSTILE: dict[Name, Entry] = {
+    b"train": {
+        b"c\xff\n": {b"\x1b[31m\n\xfe": A, b"*?[x]": A, b"-rf": B, "pipe": fifo(), "hard": hardlink("val/d/1")},
+        "empty": {"0": b"", "1": b""},
+    },
+    b"val": {},
+}
+
+
+def test_hostile_names_fifos_empty_files_and_hard_links_across_directories(
+    symfuse_mount: MountMaker, tmp_path: Path
+) -> None:
+    dataset = tree(tmp_path / "dataset", {"val": {"d": {"1": C}}, "train": {}})
+    tree(dataset, {"train": HOSTILE[b"train"]})
+    mounted = symfuse_mount(dataset, "--dedup", "bytes", "--dedup-scope", "all", "--prefer", "*/[*][?][[]x]")
+    names = sorted(os.listdir(os.path.join(mounted.bytes, b"train", b"c\xff\n")))
+    assert names == [b"*?[x]", b"-rf", b"hard"]
+    assert os.listdir(mounted.path / "train" / "empty") == ["0"], "all empty files are equal"
+    assert os.listdir(mounted.path / "val" / "d") == [], "a hard link in train shows the same"
+    done = MYSELF.symfuse("why", os.path.join(mounted.bytes, b"train", b"c\xff\n", b"\x1b[31m\n\xfe"), check=False)
+    assert done.returncode == ExitStatus.NOT_SHOWN
+    assert "\x1b" not in done.stdout + MYSELF.symfuse("status", mounted.path).stdout
+    assert done.stdout.count("\n") == 3
+
+
+# -- conflicts, leaks, broken images -----------------------------------------------------------------------------------
+
+CONFLICT: dict[Name, Entry] = {"cat": {"1.png": A, "2.png": B}, "dog": {"3.png": A}}
+
+
+@pytest.mark.parametrize(
+    ("conflicts", "expected"),
+    [
+        ("first", ["cat/1.png", "cat/2.png"]),
+        ("keep", ["cat/1.png", "cat/2.png", "dog/3.png"]),
+        ("drop", ["cat/2.png"]),
+        ("fail", None),
+    ],
+)
+def test_conflicts(backend: str, tmp_path: Path, mountpoint: Path, conflicts: str, expected: list[str] | None) -> None:
+    dataset = tree(tmp_path / "dataset", CONFLICT)
+    options = ["--dedup", "bytes", "--dedup-scope", "split", "--conflicts", conflicts]
+    if expected is None:
+        done = MYSELF.symfuse("mount", *WAYS[backend], *options, dataset, mountpoint, check=False)
+        assert done.returncode == ExitStatus.REFUSED
+        assert done.stderr.startswith("symfuse: the dataset has 1 conflict (cat/1.png, dog/3.png)")
+        assert done.stderr.count("\n") == 1
+        return
+    with mounted_at(dataset, mountpoint, *options, backend=backend) as done:
+        assert shown(mountpoint) == expected
+        assert os.listdir(mountpoint) == ["cat", "dog"]
+        warning = "warning: 1 conflict (one image under several classes of one split): cat/1.png, dog/3.png"
+        assert done.stderr == f"symfuse: {warning}\n"
+
+
+def test_nothing_is_hidden_across_classes_unless_asked_but_all_of_it_is_warned_of(
+    tmp_path: Path, mountpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset = tree(tmp_path / "dataset", SPLITS)
+    warnings = (
+        "1 conflict (one image under several classes of one split): train/cat/1.png, train/dog/4.png",
+        "2 leak (one image in several splits): train/cat/1.png, val/cat/6.png; train/dog/5.png, val/dog/8.png",
+    )
+    with mounted_at(dataset, mountpoint, "--dedup", "bytes") as done:
+        assert done.stderr.splitlines() == [f"symfuse: warning: {warning}" for warning in warnings]
+    done = MYSELF.symfuse("run", "--dedup", "bytes", dataset, "--", "true")
+    assert done.stderr.splitlines()[1:] == [f"symfuse: warning: {warning}" for warning in warnings]
+    assert "1 duplicate" in done.stderr.splitlines()[0]
+    with caplog.at_level(logging.WARNING, "symfuse"), symfuse.mounted(dataset, dedup="bytes"):
+        assert caplog.messages == list(warnings)
+
+
+@pytest.mark.parametrize("kind", ["broken", "leak", "conflict", "duplicate"])
+def test_fail_on_refuses_what_it_names_and_nothing_else(
+    backend: str, tmp_path: Path, mountpoint: Path, kind: str
+) -> None:
+    datasets: dict[str, dict[Name, Entry]] = {
+        "broken": {"cat": {"bad.png": CUT}},
+        "leak": {"train": {"cat": {"1.png": A}}, "val": {"cat": {"2.png": A}}},
+        "conflict": {"cat": {"1.png": A}, "dog": {"2.png": A}},
+        "duplicate": {"cat": {"1.png": A, "2.png": A}},
+    }
+    dataset = tree(tmp_path / "dataset", datasets[kind])
+    options = {"dedup": "bytes", "broken_images": "hide"}
+    others = {other for other in datasets if other != kind}
+    with symfuse.mounted(dataset, fail_on=others, **options, **KEYWORDS[backend]):  # type: ignore[arg-type]
+        pass
+    with (
+        pytest.raises(DatasetRefused, match=f"^the dataset has 1 {kind} "),
+        symfuse.mounted(dataset, fail_on=[kind], **options, **KEYWORDS[backend]),  # type: ignore[arg-type]
+    ):
+        pytest.fail("it was mounted")
+    command = ["--dedup", "bytes", "--broken-images", "hide", "--fail-on", kind]
+    done = MYSELF.symfuse("mount", *WAYS[backend], *command, dataset, mountpoint, check=False)
+    assert done.returncode == ExitStatus.REFUSED
+    assert done.stderr.startswith(f"symfuse: the dataset has 1 {kind} ")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--dedup-scope", "all"],
+        ["--prefer", "*"],
+        ["--conflicts", "fail"],
+        ["--fail-on", "leak"],
+        ["--fail-on", "any,duplicate"],
+        ["--dedup", "pixels", "--fail-on", "broken"],
+        ["--dedup", "bytes", "--conflicts", "drop"],
+    ],
+)
+def test_what_would_do_nothing_is_refused(tmp_path: Path, mountpoint: Path, options: list[str]) -> None:
+    """Who types `--fail-on leak` relies on it."""
+    done = MYSELF.symfuse("mount", *options, tree(tmp_path / "dataset", SPLITS), mountpoint, check=False)
+    assert done.returncode == ExitStatus.USAGE
+    assert done.stderr.count("\n") == 1
+
+
+def test_broken_images_are_hidden_on_request_and_nothing_else_is(symfuse_mount: MountMaker, tmp_path: Path) -> None:
+    entries: dict[Name, Entry] = {
+        "cut.png": CUT,
+        "text.jpg": b"this is no image",
+        "empty.png": b"",
+        "fine.png": A,
+        "fine.jpg": B,  # a PNG by another name loads
+        "labels.csv": b"fine.png,cat\n",
+        "link to cut.png": link("cut.png"),
+    }
+    dataset = tree(tmp_path / "dataset", {"cat": entries})
+    assert len(shown(symfuse_mount(dataset).path)) == len(entries)
+    assert shown(symfuse_mount(dataset, "--broken-images", "hide").path) == [
+        "cat/fine.jpg",
+        "cat/fine.png",
+        "cat/labels.csv",
+    ]
+
+
+def test_a_broken_image_never_stands_for_others(symfuse_mount: MountMaker, tmp_path: Path) -> None:
+    dataset = tree(tmp_path / "dataset", {"cat": {"a.png": CUT, "b.png": CUT, "c.png": A}})
+    for dedup in ("bytes", "pixels"):
+        mounted = symfuse_mount(dataset, "--dedup", dedup, "--broken-images", "hide")
+        assert shown(mounted.path) == ["cat/c.png"]
+        assert mounted.status()["frozen"]["hidden"] == {"broken": 2}
+    assert shown(symfuse_mount(dataset, "--dedup", "pixels").path) == ["cat/a.png", "cat/c.png"], "equal bytes"
