@@ -94,15 +94,18 @@ class Opens:
         """True when opening and releasing touch the dataset."""
         return self._io is not Io.CACHED
 
-    def open(self, nodeid: int) -> int | None:
+    def open(self, nodeid: int, *, flags: int = os.O_RDONLY) -> int | None:
         """Open a file once more: its backing id, CACHED, or None when no file needs to be opened.
 
-        Each that is not None must be followed by `release`. Errors: as `View.open_source`.
+        Each that is not None must be followed by `release`. Errors: as `View.open_source`; OSError EROFS where `flags`,
+        those of open(2), ask for more than to read: the kernel would open the source with them.
         """
         if self._io is Io.AUTO:
             self._decide(nodeid)
         if self._io is Io.CACHED:
             return None
+        if flags & (os.O_ACCMODE | os.O_TRUNC):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
         source = _read_only(self._view.open_source(nodeid))
         try:
             with self._lock:  # nothing waits for the dataset in here

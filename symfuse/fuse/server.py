@@ -13,7 +13,6 @@ from __future__ import annotations
 import errno
 import itertools
 import logging
-import os
 import struct
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -281,14 +280,9 @@ class Server:
     # -- files --------------------------------------------------------------------------------------------------
 
     def _open(self, header: Header, body: bytes) -> bytes:
-        """A backing id, or ENOSYS: do not ask again, and keep what was read.
-
-        Errors: EROFS, for the kernel would open the source for writing, too; as `View.open_source`.
-        """
+        """A backing id, or ENOSYS: do not ask again, and keep what was read. Errors: as `Opens.open`."""
         flags, _ = abi.OPEN_IN.unpack_from(body)
-        if flags & (os.O_ACCMODE | os.O_TRUNC):
-            _refuse_to_write(header, body)
-        backing_id = self._opens.open(header.nodeid)
+        backing_id = self._opens.open(header.nodeid, flags=flags)
         if backing_id is None and self._flags & InitFlag.NO_OPEN_SUPPORT:
             raise OSError(errno.ENOSYS, "files need no opening")
         if backing_id in (None, CACHED):
