@@ -5,6 +5,7 @@ A source is read once, however many links and hard links lead to it; and not at 
 
 from __future__ import annotations
 
+import bisect
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -46,6 +47,10 @@ class Sources:
         while place:
             yield self._further[place]
             place = self._links[place]
+
+    def number(self, nodeid: int) -> int:
+        """The source whose first file this is: in the order of the view, nodeids of files ascend."""
+        return bisect.bisect_left(self.nodeids, nodeid)
 
     def drop(self, number: int) -> None:
         """Leave a source out of all groups."""

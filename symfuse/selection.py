@@ -81,10 +81,15 @@ class Selection:
             nodeids,
             self,
             self._cache,
-            is_image=lambda nodeid: pixels.is_image_name(self._view.entry(nodeid)[1]),
+            is_image=self._has_image_name,
             on_progress=self._reporter("decoding images", len(nodeids)),
             stop=self._stop,
         )
+
+    def _has_image_name(self, nodeid: int) -> bool:
+        """Whether the source behind a file, the first of its source, is an image by any name that it is shown under."""
+        files = self._sources.files(self._sources.number(nodeid))
+        return any(pixels.is_image_name(self._view.entry(each)[1]) for each in files)
 
     def _digests(self, nodeids: Sequence[int]) -> bytearray:
         on_progress = self._reporter("comparing files", len(nodeids))

@@ -19,7 +19,7 @@ from blake3 import blake3
 
 from symfuse.identity.cache import VerdictCache
 from symfuse.identity.verdict import DIGEST_BYTES
-from symfuse.identity.work import PROGRESS_INTERVAL_S, Files, Job, OnProgress, Work, key_of
+from symfuse.identity.work import PROGRESS_INTERVAL_S, Files, Job, OnProgress, Work, is_same, key_of
 
 SAMPLE_BYTES = 256
 #: How much of a file is in memory at once, for each thread.
@@ -36,7 +36,7 @@ BUSY = 0.7
 #: Digests of samples are a family of their own: no file's bytes can be chosen so that they have the digest of a sample.
 _SAMPLE_FAMILY = b"symfuse: size and sample".ljust(32)
 _SIZE_BYTES = 8
-_SIZE, _CTIME = 2, 4  # their places in a key
+_SIZE = 2  # its place in a key
 
 #: Reads some of an open file of this size, and returns its digest; None when the file ends early, or the work does.
 #: Errors: OSError.
@@ -150,7 +150,7 @@ def _hashed(job: Job, hash_source: Hash, files: Files, work: Work) -> tuple[Job,
             found = key_of(os.fstat(fd))
         finally:
             os.close(fd)
-        if found[:_CTIME] == frozen[:_CTIME]:
+        if is_same(found, frozen):
             return (index, nodeid, found), digest
         log.debug("no digest of node %d: it has changed", nodeid)
     except OSError as error:

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 
+from symfuse.child import python_path
 from symfuse.errors import SymfuseError
 from symfuse.identity.verdict import FINDING_BYTES, Verdict, finding
 from symfuse.identity.worker import EXAMINE, READY
@@ -176,7 +177,5 @@ def _does_not_start(why: object) -> SymfuseError:
 
 def _environment() -> dict[str, str]:
     """A worker must find the same packages as we did, and is told nothing else."""
-    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    paths = [path for path in sys.path if path and os.pathsep not in path]
     kept = {name: os.environ[name] for name in NEEDED_VARIABLES if name in os.environ}
-    return kept | MEMORY_VARIABLES | {"PYTHONPATH": os.pathsep.join(paths if package in paths else [package, *paths])}
+    return kept | MEMORY_VARIABLES | {"PYTHONPATH": python_path()}

@@ -18,14 +18,13 @@ import PIL
 from symfuse.identity.cache import VerdictCache
 from symfuse.identity.decoder import COMMAND, Decoder
 from symfuse.identity.verdict import DIGEST_BYTES, FINDING_BYTES, NO_DIGEST, Verdict
-from symfuse.identity.work import PROGRESS_INTERVAL_S, Files, Job, OnProgress, Work, key_of
+from symfuse.identity.work import PROGRESS_INTERVAL_S, Files, Job, OnProgress, Work, is_same, key_of
 
 #: Counted up whenever image.py finds something else in the same file. Another Pillow may, too.
 KIND = f"pixels/1/pillow-{PIL.__version__}"
 #: Endings of the names that Keras, TensorFlow and torchvision take for images.
 IMAGE_ENDINGS = (b".jpg", b".jpeg", b".png", b".bmp", b".gif", b".webp", b".tif", b".tiff", b".ppm", b".pgm")
 
-_CTIME = 4  # its place in a key
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +115,7 @@ def _decode_all(work: Work, take: Callable[[], Job | None], files: Files, comman
                 finally:
                     os.close(fd)
                 # Its ctime may be another, though not its content. Verified after decoding, so meanwhile is covered.
-                is_known = finding[0] != Verdict.UNKNOWN and key[:_CTIME] == frozen[:_CTIME]
+                is_known = finding[0] != Verdict.UNKNOWN and is_same(key, frozen)
                 if not is_known:
                     log.debug("node %d is not decoded: it cannot be read, or has changed", nodeid)
                 work.note([(index, nodeid, key)], [finding if is_known else None], begun_ns=begun_ns)

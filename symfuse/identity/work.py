@@ -45,6 +45,11 @@ class Files(Protocol):
         """A descriptor of what lies where the file was; the caller's to verify and to close. Errors: OSError."""
 
 
+def is_same(found: Key, frozen: Key) -> bool:
+    """True for keys of the same content: a ctime may be another, of a file that got a new name or mode."""
+    return found[:4] == frozen[:4]
+
+
 def key_of(status: os.stat_result) -> Key:
     """The key of the file with these attributes."""
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)

@@ -17,6 +17,7 @@ from typing import IO
 
 from platformdirs import user_log_dir
 
+from symfuse.child import python_path
 from symfuse.control import Message
 from symfuse.errors import ExitStatus, SymfuseError
 from symfuse.mounts import unmount
@@ -96,7 +97,7 @@ def _start(request: MountRequest, log: IO[bytes] | None) -> subprocess.Popen[byt
         stdout=subprocess.PIPE,
         stderr=log,
         cwd="/",
-        env=os.environ | {"PYTHONPATH": _python_path()},
+        env=os.environ | {"PYTHONPATH": python_path()},
         start_new_session=True,
     )
     assert process.stdin is not None
@@ -104,13 +105,6 @@ def _start(request: MountRequest, log: IO[bytes] | None) -> subprocess.Popen[byt
         process.stdin.write(request.to_json())
         process.stdin.flush()
     return process
-
-
-def _python_path() -> str:
-    """The server must find the same symfuse as we did, and nothing in the current directory."""
-    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    paths = [path for path in sys.path if path and os.pathsep not in path]
-    return os.pathsep.join(paths if package in paths else [package, *paths])
 
 
 def _wait_until_ready(

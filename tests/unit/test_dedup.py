@@ -8,6 +8,7 @@ import itertools
 import os
 import random
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +21,9 @@ from hypothesis import strategies as st
 from symfuse.dataset import Dataset
 from symfuse.dedup import Deduplicator
 from symfuse.identity.verdict import DIGEST_BYTES
-from symfuse.policy import Conflicts, Dedup, Finding, Kind, Layout, Policy, SameBy, Scope
+from symfuse.policy import BrokenImages, Conflicts, Dedup, Finding, Kind, Layout, Policy, SameBy, Scope
 from symfuse.sameness import Sources, same_bytes
+from symfuse.selection import select
 from symfuse.view import ROOT_NODEID, View
 from tests.support.invariants import check
 from tests.support.trees import Entry, Name, hardlink, link, tree
@@ -308,3 +310,23 @@ def shuffled(entry: Entry, order: random.Random) -> Any:
     names = list(entry)
     order.shuffle(names)
     return {name: shuffled(entry[name], order) for name in names}
+
+
+# -- broken images -----------------------------------------------------------------------------------------------------
+
+
+def test_a_source_is_an_image_by_any_of_its_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Garbage that is shown as `blob` and as `a.jpg` ends an epoch."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    root = tree(
+        tmp_path / "dataset",
+        {
+            "cat": {"blob": b"garbage", "text": b"words"},
+            "dog": {"a.jpg": link("../cat/blob"), "b.txt": link("../cat/text")},
+        },
+    )
+    view = frozen(root)
+    policy = Policy(broken_images=BrokenImages.HIDE)
+    select(view, policy, on_work=lambda _work: None, stop=threading.Event())
+    assert sorted(shown(view)) == ["cat/text", "dog/b.txt"]
+    view.close()

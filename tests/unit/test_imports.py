@@ -14,8 +14,9 @@ PACKAGE = REPOSITORY / "symfuse"
 
 #: Each layer imports from those before it, never from those after. docs/design.md has the same list.
 LAYERS = [
-    *("errors", "policy", "progress", "source", "links", "dataset", "content", "table", "inos", "repeats", "nodes"),
-    *("view", "identity", "layout", "sameness", "dedup", "selection", "explain", "counters", "control", "fuse", "mounts", "cli"),
+    *("errors", "child", "policy", "progress", "source", "links", "dataset", "content", "table", "inos", "repeats"),
+    *("nodes", "view", "identity", "layout", "sameness", "dedup", "selection", "explain", "counters", "control"),
+    *("fuse", "mounts", "cli"),
 ]
 #: The package's front door and the `python -m` entry: they hold nothing but a lazy import of what is behind them.
 DOORS = {"symfuse", "symfuse.__main__"}
