@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
+import pty
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +19,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from symfuse.cli.progress import ProgressDisplay
 from symfuse.errors import ExitStatus
 from symfuse.identity.cachefile import FILE_NAME
 from tests.conftest import MountMaker
@@ -291,3 +295,39 @@ def test_an_ordinary_users_mount_with_files_that_they_cannot_read(
     finally:
         made.umount()
     assert fingerprint(dataset) == before
+
+
+def test_a_terminal_sees_a_bar_with_rate_and_remaining_time_and_its_ctrl_c_ends_the_work(
+    own_cache: Path, tmp_path: Path, mountpoint: Path
+) -> None:
+    dataset = tree(tmp_path / "dataset", {"cat": {"1": sparse(1 << 43), "2": sparse(1 << 43), "a": A, "b": A}})
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.environ.update(dict(MYSELF.environment) | {"TERM": "xterm", "COLUMNS": "100"})
+        command = [sys.executable, "-m", "symfuse", "mount", "--dedup", "bytes", str(dataset), str(mountpoint)]
+        os.execv(sys.executable, command)
+    output = b""
+    while not re.search(rb"comparing files, \S+ files/s, \S+ MB/s", output):
+        output += os.read(terminal, 4096)  # the test's timeout ends a wait for ever
+    assert re.search(rb"\d of 4\b.*left", re.sub(rb"\x1b\[[0-9;?]*[a-zA-Z]", b"", output))
+    os.write(terminal, b"\x03")
+    with contextlib.suppress(OSError):  # EIO: how a terminal says end of file
+        while more := os.read(terminal, 4096):
+            output += more
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == ExitStatus.INTERRUPTED
+    assert output.rstrip().endswith(b"symfuse: interrupted")
+    assert os.listdir(mountpoint) == []
+
+
+def test_elsewhere_a_plain_line_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("symfuse.cli.progress.time.monotonic", lambda: clock[0])
+    work = {"task": "comparing files", "files_done": 1234, "files": 5000, "bytes_done": 7_000_000}
+    with ProgressDisplay() as progress:
+        for clock[0] in (5.0, 9.9, 10.0, 10.1, 19.9, 20.0):
+            progress({"work": work})
+    line = "symfuse: comparing files: 1,234 of 5,000 files, 7 MB so far"
+    assert capsys.readouterr().err.splitlines() == [line, line]
