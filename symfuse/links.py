@@ -209,7 +209,7 @@ class Neighbours:
         self._links = links
         self._mountpoint = links.mountpoint
         self._directory = directory
-        self._head: bytes | None = None  # of the last link's text
+        self._head: bytes | None = None  # of the last link's text, as `Links.remembered` takes it
         self._base: bytes | None = None  # the directory that it names, with a slash, if that is remembered
         self._fd: int | None = None
 
@@ -224,14 +224,18 @@ class Neighbours:
 
         Errors: OSError.
         """
-        head, slash, last = text.rpartition(b"/")
+        before, slash, last = text.rpartition(b"/")
+        head = before if slash else None  # `/name` has an empty one, and `name` has none
         if head != self._head:
             self._close()
             self._head, self._base = head, None
         elif self._fd is None and self._base is not None:
-            self._fd = at_path(os.open, self._base, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            # Without its last slash, which would have a link followed that stands there now.
+            self._fd = at_path(
+                os.open, self._base[:-1] or b"/", os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            )
         if self._base is None:
-            base = self._links.remembered(self._directory, head if slash else None)
+            base = self._links.remembered(self._directory, head)
             self._base = base and with_slash(base)
         if self._base is None or last in _NO_NAMES:
             return None

@@ -263,6 +263,13 @@ def check_against_the_kernel(path: bytes, entry: Entry) -> None:
     assert entry.target == (os.path.realpath(path) if os.path.islink(path) else None)
 
 
+def test_a_link_to_a_neighbour_and_one_into_the_root_directory_are_not_mixed_up(tmp_path: Path) -> None:
+    root = tree(tmp_path / "d", {"a": link("file"), "b": link("/usr"), "c": link("file"), "file": b"", "usr": {}})
+    targets = {name: entry.target for name, entry in entries(root).items()}
+    file, usr = os.fsencode(root / "file"), os.path.realpath(b"/usr")
+    assert targets == {b"a": file, b"b": usr, b"c": file, b"file": None, b"usr": None}
+
+
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
