@@ -19,8 +19,8 @@ from symfuse.policy import DirLinks, DotEntries, Kind, Outside, Policy
 
 _DOT = ord(".")
 _READ_ONLY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-#: ENXIO: a socket stands there now.
-_GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO})
+#: ENXIO: a socket stands there now. EDEADLK: the way leads into our own mount now.
+_GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EDEADLK})
 #: A name in a directory, and whether it is a link's.
 Name = tuple[bytes, bool]
 
@@ -174,7 +174,12 @@ class Dataset:
         thread = threading.get_native_id()
         self.callers.add(thread)
         try:
-            return self._open_linked(directory, name) if is_link else self._open(join(directory, name), _READ_ONLY)
+            fd = self._open_linked(directory, name) if is_link else self._open(join(directory, name), _READ_ONLY)
+            # A link may stand now for a directory on the way, and to read of ourselves is to wait for ourselves.
+            if self.links.forbidden and os.fstat(fd).st_dev in self.links.forbidden:
+                os.close(fd)
+                raise Unresolvable(Kind.RECURSIVE)
+            return fd
         except Unresolvable as problem:
             raise OSError(errno.ESTALE, f"source changed: {problem}") from problem
         except OSError as error:

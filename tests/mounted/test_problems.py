@@ -131,6 +131,24 @@ def test_links_into_the_mountpoint_are_hidden_and_do_not_hang(symfuse_mount: Mou
     assert mount.status()["frozen"]["hidden"] == {"recursive": 7}
 
 
+def test_a_way_to_a_source_that_leads_into_the_mount_now_is_stale_and_does_not_hang(
+    symfuse_mount: MountMaker, tmp_path: Path
+) -> None:
+    files: dict[Name, Entry] = {"linked": {"a": link("../store/a")}, "plain": {"b": b"B"}, "store": {"a": b"A"}}
+    dataset = tree(tmp_path / "dataset", files)
+    mount = symfuse_mount(dataset, "--eager")
+    paths = [mount.path / "linked/a", mount.path / "plain/b"]
+    assert [path.stat().st_size for path in paths] == [1, 1]
+    mount.dataset_may_change()
+    mount.expect_in_log("cannot be read")
+    for directory, shown in (("store", "linked"), ("plain", "plain")):
+        (dataset / directory).rename(tmp_path / directory)
+        (dataset / directory).symlink_to(mount.path / shown)
+    for path in paths:
+        cat = subprocess.run(["cat", path], capture_output=True, text=True, timeout=30, check=False)
+        assert "Stale file handle" in cat.stderr
+
+
 def test_a_linked_directory_that_holds_the_mountpoint_does_not_show_the_view_in_itself(
     symfuse_mount: MountMaker, tmp_path: Path
 ) -> None:
