@@ -214,14 +214,13 @@ class View:
 
     def _freeze(self, directory: Directory, table: Table, place: int) -> None:
         """Freeze the chunk of a table that holds a place, if it is not."""
-        if table.is_frozen(place):
-            return
-        with self._freezing[directory.ino % len(self._freezing)]:
-            if not table.is_frozen(place):
-                names = table.chunk(place)
-                entries = self.dataset.entries(directory.path, names, dev=directory.dev, ino=directory.ino)
-                table.freeze(place, entries, self._traits)
-        if table.unfrozen == 0:
+        if not table.is_frozen(place):
+            with self._freezing[directory.ino % len(self._freezing)]:
+                if not table.is_frozen(place):
+                    names = table.chunk(place)
+                    entries = self.dataset.entries(directory.path, names, dev=directory.dev, ino=directory.ino)
+                    table.freeze(place, entries, self._traits)
+        if table.unfrozen == 0 and not directory.is_frozen:  # perhaps by way of another link to the same source
             self._complete(directory, table)
 
     def _complete(self, directory: Directory, table: Table) -> None:
@@ -397,7 +396,6 @@ class View:
             self._freeze(directory, table, place)
             if not keep_on():
                 return False
-        self._complete(directory, table)
         return True
 
     def _note_failure(self, directory: Directory, error: OSError) -> None:

@@ -494,3 +494,13 @@ def test_the_files_of_a_view_are_those_that_it_shows(mess: View) -> None:
     assert sorted(mess.path(nodeid) for nodeid, _, _ in mess.files()) == expected
     linked = {mess.path(nodeid) for nodeid, _, _ in mess.files() if mess.entry(nodeid)[2]}
     assert linked == {b"train/cat/1.png"}
+
+
+def test_a_linked_directory_is_frozen_when_its_source_was_frozen_by_way_of_another_link(tmp_path: Path) -> None:
+    view = opened(tree(tmp_path / "d", {"store": {"x": b""}, "v": link("store"), "w": link("store")}))
+    first, second = (node.nodeid for name, node, _ in view.listing(ROOT_NODEID) if name in (b"v", b"w"))
+    for nodeid in (first, second):
+        view.table(nodeid)  # names only
+    assert [name for name, _, _ in view.listing(first)] == [name for name, _, _ in view.listing(second)] == [b"x"]
+    assert view.is_frozen(first)
+    assert view.is_frozen(second)
