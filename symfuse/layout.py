@@ -15,8 +15,7 @@ SPLIT_NAMES = (
     (b"test", b"testing"),
 )
 _MEANING = {name: names[0] for names in SPLIT_NAMES for name in names}
-#: So many first-level directories that have names of splits make a dataset of splits, whatever lies beside them. A
-#: single one may be a class: of vehicles, say.
+#: So many first-level directories that have names of splits make a dataset of splits, whatever lies beside them.
 ENOUGH_SPLITS = 2
 
 
@@ -55,13 +54,23 @@ class Labels:
 
 def _splits(view: View, layout: Layout) -> list[bytes]:
     """The first-level directories that are splits."""
-    names = [name for name, node, _ in view.listing(ROOT_NODEID) if node.is_directory]
+    directories = {name: node.nodeid for name, node, _ in view.listing(ROOT_NODEID) if node.is_directory}
     if layout is Layout.SPLIT_CLASS:
-        return names
+        return [*directories]
     if layout is Layout.CLASS:
         return []
-    found = [name for name in names if name.lower() in _MEANING]
-    return found if len(found) == len(names) or len(found) >= ENOUGH_SPLITS else []
+    found = [name for name in directories if name.lower() in _MEANING]
+    if len(found) in (0, len(directories)) or len(found) >= ENOUGH_SPLITS:
+        return found
+    # A single one beside others may be a class, of vehicles say: then it holds images, and a split holds classes.
+    return found if _holds_classes(view, directories[found[0]]) else []
+
+
+def _holds_classes(view: View, directory: int) -> bool:
+    try:
+        return all(node.is_directory for _, node, _ in view.listing(directory))
+    except OSError:  # it was counted when it could not be frozen
+        return False
 
 
 def split_rank(split: bytes | None, order: Sequence[bytes]) -> int:

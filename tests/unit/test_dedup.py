@@ -112,7 +112,7 @@ def test_of_the_same_images_in_a_scope_one_is_shown(tmp_path: Path, scope: Scope
         (["train", "val"], Layout.AUTO, True),
         (["Training", "Dev"], Layout.AUTO, True),
         (["train", "test", "store"], Layout.AUTO, True),
-        (["bus", "car", "train"], Layout.AUTO, False),
+        (["annotations", "train"], Layout.AUTO, True),
         (["train"], Layout.AUTO, True),
         (["fold1", "fold2"], Layout.AUTO, False),
         (["fold1", "fold2"], Layout.SPLIT_CLASS, True),
@@ -126,9 +126,14 @@ def test_the_first_level_is_splits_by_name_or_by_layout(
     root = tree(tmp_path / "dataset", {name: {"x": {"f": b"A"}, "y": {"f": b"A"}} for name in names})
     found = deduplicated(root, replace(BYTES, layout=layout)).progress().findings
     if is_split:
-        assert (found[Finding.CONFLICT], found[Finding.LEAK]) == (1, len(set(names) - {"store"}) > 1)
+        assert (found[Finding.CONFLICT], found[Finding.LEAK]) == (1, len(set(names) - {"store", "annotations"}) > 1)
     else:
         assert (found[Finding.CONFLICT], found[Finding.LEAK]) == (len(names) > 1, 0)
+
+
+def test_a_class_may_have_the_name_of_a_split(tmp_path: Path) -> None:
+    root = tree(tmp_path / "dataset", {name: {"f": b"A"} for name in ("bus", "car", "train")})
+    assert deduplicated(root, BYTES).progress().findings == {Finding.CONFLICT: 1}
 
 
 def test_what_lies_beside_the_splits_comes_last_and_is_neither_leak_nor_conflict(tmp_path: Path) -> None:
