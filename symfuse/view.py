@@ -61,10 +61,11 @@ class View:
         self._lock = threading.Lock()
         # One of these is held while a directory is read from disk, so that it is read once.
         self._freezing = [threading.Lock() for _ in range(64)]
-        self._shared: dict[tuple[int, int], Table] = {}  # tables of linked directories by source, under _lock
+        self._shared: dict[tuple[int, int], Table] = {}  # tables of linked directories by source, under _freezing
         self._repeats = Repeats()  # under _lock
         self._frozen = 0  # directories, under _lock
         self._failed: set[int] = set()  # directories that could not be read when it was tried, under _lock
+        self._closed: set[int] = set()  # those that must not be tried again
         self._progress = Progress()  # under _lock
         self._content = Content(dataset)
         self._stale: set[int] = set()  # nodeids whose failure was logged
@@ -87,6 +88,8 @@ class View:
         Errors: KeyError when `nodeid` is no directory's; OSError when it cannot be read.
         """
         directory = self.directory(nodeid)
+        if nodeid in self._closed:
+            raise OSError(errno.EIO, "its images were not compared, for it could not be read then")
         table = self._tables[nodeid]
         return self._list(directory) if table is None else table
 
@@ -376,7 +379,8 @@ class View:
     def freeze_all(self, *, keep_on: Callable[[], bool] = lambda: True) -> Progress:
         """Freeze every directory, breadth first. `keep_on` is asked after each chunk; False ends it early.
 
-        A directory that cannot be read is logged, counted as unreadable, and tried again when somebody looks at it.
+        A directory that cannot be read is logged, counted as unreadable, and tried again when somebody looks at it;
+        but not where images are compared, for its own would then be shown without that.
         """
         number = ROOT_NODEID
         while number < len(self._directories):
@@ -401,6 +405,8 @@ class View:
     def _note_failure(self, directory: Directory, error: OSError) -> None:
         log.warning("%s cannot be listed: %s", os.fsdecode(directory.path), error.strerror)
         with self._lock:
+            if self.dataset.policy.looks_into_files:
+                self._closed.add(directory.number)
             if directory.number not in self._failed:
                 self._failed.add(directory.number)
                 self._progress.note(Kind.UNREADABLE, self._shown_path(directory))

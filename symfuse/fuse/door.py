@@ -50,7 +50,7 @@ class Server(Protocol):
     def handle(self, request: bytes) -> tuple[bytes, ...]:
         """The parts of the reply; empty when there is none."""
 
-    def undelivered(self, request: bytes) -> None:
+    def undelivered(self, request: bytes, reply: tuple[bytes, ...]) -> None:
         """Hears of a request whose reply the kernel did not take."""
 
 
@@ -210,7 +210,7 @@ class Door:
         try:
             os.writev(self._fd, reply)
         except OSError as error:
-            self._server.undelivered(request)
+            self._server.undelivered(request, reply)
             # ENOENT: nobody waits for it any more. ENODEV: the next read says so, too.
             if error.errno not in _RETRY | _OVER:
                 log.error("the kernel refused a reply of %d bytes: %s", sum(map(len, reply)), error)

@@ -64,9 +64,9 @@ class Layers:
             return _reply(request, abi.ATTR_OUT.pack(FOREVER_S, 0, 0, *attr(self._root())))
         return _reply(request, b"")  # of the empty layer; the root is listed by nobody
 
-    def undelivered(self, request: bytes) -> None:
+    def undelivered(self, request: bytes, reply: Reply) -> None:
         """As `Server.undelivered`."""
-        self._server.undelivered(request)
+        self._server.undelivered(request, reply)
 
     def _look_up(self, name: bytes) -> bytes:
         nodeid = _NODEIDS.get(name)

@@ -140,10 +140,11 @@ class Server:
             return ()
         return abi.OUT_HEADER.pack(abi.OUT_HEADER.size + len(payload), 0, header.unique), payload
 
-    def undelivered(self, request: bytes) -> None:
+    def undelivered(self, request: bytes, reply: Reply) -> None:
         """The kernel did not take the reply: what an OPEN opened is not open, and no RELEASE will come."""
         opcode, nodeid = struct.unpack_from("<I8xQ", request, 4)
-        if opcode == Opcode.OPEN:
+        _length, error, _unique = abi.OUT_HEADER.unpack_from(reply[0])
+        if opcode == Opcode.OPEN and not error:
             self._opens.release(nodeid)
 
     def _answer(self, header: Header, body: bytes) -> tuple[bytes | None, int]:

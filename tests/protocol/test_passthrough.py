@@ -187,8 +187,10 @@ def test_a_reply_that_nobody_took_opens_nothing(passing: Connection, backing: Fa
     nodeid = passing.kernel.walk(b"store/a")
     passing.open(nodeid)
     passing.open(nodeid)
-    passing.server.undelivered(wire.request(wire.OPEN, nodeid, OPEN_BODY))
-    passing.server.undelivered(wire.request(wire.READ, nodeid, bytes(40)))
+    opened, refused = (struct.pack("<IiQ", 16, error, 1) for error in (0, -errno.ESTALE))
+    passing.server.undelivered(wire.request(wire.OPEN, nodeid, OPEN_BODY), (opened, b""))
+    passing.server.undelivered(wire.request(wire.READ, nodeid, bytes(40)), (opened, b""))
+    passing.server.undelivered(wire.request(wire.OPEN, nodeid, OPEN_BODY), (refused,))
     assert len(backing.ids) == 1
     passing.release(nodeid)
     assert not backing.ids

@@ -149,7 +149,8 @@ def test_a_reply_that_the_kernel_does_not_take_is_undone(monkeypatch: pytest.Mon
     undone: list[bytes] = []
 
     class Undoing(Echo):
-        def undelivered(self, request: bytes) -> None:
+        def undelivered(self, request: bytes, reply: tuple[bytes, ...]) -> None:
+            assert reply == (request,)
             undone.append(request)
 
     def read(_fd: int, _size: int) -> bytes:

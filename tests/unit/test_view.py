@@ -22,7 +22,7 @@ from symfuse.dataset import Dataset
 from symfuse.explain import explain
 from symfuse.inos import ROOT_INO
 from symfuse.nodes import Node
-from symfuse.policy import Kind, Policy
+from symfuse.policy import Dedup, Kind, Policy, SameBy
 from symfuse.view import ROOT_NODEID, View
 from tests.support.invariants import check
 from tests.support.trees import Entry, Name, attributes, fifo, hardlink, link, tree
@@ -323,6 +323,22 @@ def test_many_links_to_one_directory_are_no_multiplication(tmp_path: Path) -> No
 def test_freezing_can_be_stopped(mess: View) -> None:
     assert not mess.freeze_all(keep_on=lambda: False).complete
     assert mess.freeze_all().complete, "and be taken up again"
+
+
+def test_where_images_are_compared_a_directory_that_could_not_be_read_stays_closed(tmp_path: Path) -> None:
+    """Else what comes back would be shown without having been compared."""
+    root = tree(tmp_path / "dataset", {"a": {"f": b""}, "b": {"g": b""}})
+    view = opened(root, Policy(dedup=Dedup(same_by=SameBy.TARGET)))
+    list(view.listing(ROOT_NODEID))
+    (root / "a").rename(tmp_path / "elsewhere")
+    assert view.freeze_all().hidden == {Kind.UNREADABLE: 1}
+    (tmp_path / "elsewhere").rename(root / "a")
+    directory = at(view, b"a").nodeid
+    for look in (lambda: list(view.listing(directory)), lambda: view.lookup(directory, b"f")):
+        with pytest.raises(OSError, match="not compared"):
+            look()
+    assert [view.path(nodeid) for nodeid, _, _ in view.files()] == [b"b/g"]
+    view.close()
 
 
 def test_a_directory_that_went_away_before_it_was_frozen_is_counted_not_fatal(
