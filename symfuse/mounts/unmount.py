@@ -131,8 +131,8 @@ def _pidfd(mount: MountEntry) -> int | None:
 def _server_pid(mount: MountEntry) -> int | None:
     """The server's process number, if it means the same to us."""
     try:
-        status = channel.ask(mount, control.STATUS)
-    except (NotMounted, PermissionError):
+        status = table.patiently(lambda: channel.ask(mount, control.STATUS))
+    except (NotMounted, PermissionError, TimeoutError):
         return None
     if status.get("pid_namespace") != os.readlink("/proc/self/ns/pid"):
         return None
