@@ -189,3 +189,8 @@ class Policy:
     def looks_into_files(self) -> bool:
         """True when what is shown depends on more than names and links: then all is looked at before it is mounted."""
         return self.dedup.same_by is not SameBy.OFF or self.broken_images is BrokenImages.HIDE
+
+    @property
+    def reads_files(self) -> bool:
+        """True when what is shown depends on the content of files, too."""
+        return self.dedup.same_by in {SameBy.BYTES, SameBy.PIXELS} or self.broken_images is BrokenImages.HIDE

@@ -33,7 +33,8 @@ def select(view: View, policy: Policy, *, on_work: OnWork, stop: threading.Event
 
     Errors: SymfuseError when images cannot be decoded at all.
     """
-    with contextlib.closing(VerdictCache.open()) as cache:
+    # By target nothing is read: then nobody shall hear that a cache is missing.
+    with contextlib.closing(VerdictCache.open() if policy.reads_files else VerdictCache(None)) as cache:
         Selection(view, policy, cache, on_work=on_work, stop=stop).run()
 
 
@@ -62,7 +63,7 @@ class Selection:
         same: Iterator[list[int]] = iter(())
         if same_by is SameBy.BYTES:
             same = same_bytes(self._sources, self._sources.rest(), self._digests)
-        elif findings is not None:
+        elif same_by is SameBy.PIXELS and findings is not None:
             same = self._same_pixels(findings)
         if not self._stop.is_set():
             Deduplicator(self._view, self._policy.dedup).apply(self._sources.groups(same))

@@ -14,7 +14,7 @@ from symfuse.policy import Dedup, Policy, SameBy
 from symfuse.selection import select
 from symfuse.view import View
 from tests.support.pictures import A, B
-from tests.support.trees import tree
+from tests.support.trees import hardlink, tree
 
 
 def _rewrite(path: Path) -> None:
@@ -46,3 +46,16 @@ def test_a_file_that_changes_after_it_was_frozen_is_like_no_other(
     with pytest.raises(OSError):
         view.read(next(view.files())[0], 0, 10)
     view.close()
+
+
+def test_where_no_file_is_read_no_cache_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is one missed, in a container without a home."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    dataset = tree(tmp_path / "dataset", {"1.png": A, "2.png": A, "3.png": hardlink("1.png")})
+    for same_by, is_made in ((SameBy.TARGET, False), (SameBy.BYTES, True)):
+        policy = Policy(dedup=Dedup(same_by))
+        view = View(Dataset(os.fsencode(dataset), policy))
+        view.freeze_all()
+        select(view, policy, on_work=lambda _work: None, stop=threading.Event())
+        assert (tmp_path / "cache").exists() is is_made
+        view.close()
