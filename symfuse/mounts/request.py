@@ -193,7 +193,9 @@ def _refuse_idle(policy: Policy) -> None:
     dedup = policy.dedup
     asked = {
         "--dedup-scope": dedup.scope is not Scope.CLASS,
+        "--layout": dedup.layout is not Layout.AUTO,
         "--prefer": dedup.prefer,
+        "--split-order": dedup.split_order != SPLIT_ORDER,
         "--conflicts": dedup.conflicts is not Conflicts.FIRST,
         **{f"--fail-on {kind}": kind in policy.fail_on for kind in (Kind.DUPLICATE, Kind.LEAK, Kind.CONFLICT)},
     }

@@ -176,6 +176,30 @@ def test_what_the_kernel_backend_alone_can_do_names_the_way_out(choice: dict[str
         assert request("/", "/m", backend="fusepy", io=io).io == io
 
 
+@pytest.mark.parametrize(
+    ("options", "option"),
+    [
+        ({"dedup_scope": "all"}, "--dedup-scope"),
+        ({"layout": "class"}, "--layout"),
+        ({"prefer": "*.png"}, "--prefer"),
+        ({"split_order": "test,train"}, "--split-order"),
+        ({"conflicts": "keep"}, "--conflicts"),
+        ({"fail_on": "leak"}, "--fail-on leak"),
+    ],
+)
+def test_what_does_nothing_without_dedup_is_refused(options: dict[str, Any], option: str) -> None:
+    with pytest.raises(UsageError, match=f"^{option} does nothing.*: add --dedup"):
+        request("/", "/m", **options)
+    assert request("/", "/m", dedup="target", **options).policy.looks_into_files
+
+
+def test_other_choices_about_images_that_do_nothing_are_refused() -> None:
+    with pytest.raises(UsageError, match="add --broken-images hide"):
+        request("/", "/m", fail_on="broken")
+    with pytest.raises(UsageError, match="add --dedup-scope split"):
+        request("/", "/m", dedup="bytes", conflicts="drop")
+
+
 # -- preflight --------------------------------------------------------------------------------------------------------
 
 
