@@ -129,7 +129,10 @@ class Decoder:
         return None
 
     def _start(self) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError as error:
+            raise _does_not_start(error) from error
         with theirs:
             try:
                 self._process = subprocess.Popen(

@@ -24,7 +24,8 @@ from symfuse.identity.work import PROGRESS_INTERVAL_S, Files, Job, OnProgress, W
 KIND = f"pixels/1/pillow-{PIL.__version__}"
 #: Endings of the names that Keras, TensorFlow and torchvision take for images.
 IMAGE_ENDINGS = (b".jpg", b".jpeg", b".png", b".bmp", b".gif", b".webp", b".tif", b".tiff", b".ppm", b".pgm")
-
+#: Each costs two descriptors and one for each file that it was given ahead, and few may have more than 1024.
+MAX_WORKERS = 128
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ def examine(
 
     Errors: SymfuseError when workers do not start.
     """
-    threads = len(os.sched_getaffinity(0))
+    threads = min(len(os.sched_getaffinity(0)), MAX_WORKERS)
     work = Work(KIND, FINDING_BYTES, nodeids, files, cache, on_progress=on_progress, stop=stop)
     with work, ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
         try:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -233,3 +235,14 @@ def test_whoever_starts_workers_does_not_load_pillow_decoders() -> None:
     loaded = "import sys, symfuse.identity.pixels; print([name for name in sys.modules if name.startswith('PIL.')])"
     shown = subprocess.run([sys.executable, "-c", loaded], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "['PIL._version']"
+
+
+def test_a_worker_without_descriptors_for_it_is_an_error_in_one_line(
+    obedient: Sequence[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(socket, "socketpair", refuse)
+    with pytest.raises(SymfuseError, match=r"does not start .*Too many open files"):
+        Decoder(command=obedient)

@@ -20,7 +20,7 @@ from symfuse.errors import SymfuseError
 from symfuse.identity import cache as cache_module
 from symfuse.identity import pixels
 from symfuse.identity.cache import Key, VerdictCache
-from symfuse.identity.decoder import COMMAND
+from symfuse.identity.decoder import COMMAND, WINDOW
 from symfuse.identity.pixels import Findings, is_image_name
 from symfuse.identity.verdict import DIGEST_BYTES, NO_DIGEST, Verdict
 from symfuse.identity.work import OnProgress, key_of
@@ -257,6 +257,25 @@ def test_nothing_to_do_needs_no_worker(examine: Examine, tmp_path: Path) -> None
 def test_workers_that_do_not_start_are_an_error_and_leave_nothing(examine: Examine, tmp_path: Path) -> None:
     with pytest.raises(SymfuseError, match="does not start"):
         examine(Folder(tmp_path, {f"{number}.png": PNG for number in range(20)}), command=NO_WORKER)
+
+
+def test_workers_are_few_enough_for_the_descriptors_that_a_process_may_have(
+    examine: Examine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many cores there are."""
+    assert pixels.MAX_WORKERS * (2 + WINDOW) < 1000
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(1000)))
+    monkeypatch.setattr(pixels, "MAX_WORKERS", 3)
+    workers: list[int] = []
+
+    class Counting(Folder):
+        def open(self, nodeid: int) -> int:
+            workers.append(len(psutil.Process().children()))
+            return super().open(nodeid)
+
+    found = examine(Counting(tmp_path, {f"{number}.png": PNG for number in range(60)}))
+    assert found.verdicts.count(Verdict.OK) == 60
+    assert 1 <= max(workers) <= 3
 
 
 def test_a_bomb_and_its_neighbours(examine: Examine, tmp_path: Path) -> None:
