@@ -43,6 +43,7 @@ ONE_CLASS: dict[Name, Entry] = {
 }
 
 
+@pytest.mark.parametrize("broken_images", ["show", "hide"])
 @pytest.mark.parametrize(
     ("dedup", "expected"),
     [
@@ -52,9 +53,11 @@ ONE_CLASS: dict[Name, Entry] = {
         ("pixels", ["copy.png", "other.png"]),
     ],
 )
-def test_each_identity(symfuse_mount: MountMaker, tmp_path: Path, dedup: str, expected: list[str]) -> None:
+def test_each_identity_whether_or_not_images_are_decoded_as_well(
+    symfuse_mount: MountMaker, tmp_path: Path, dedup: str, expected: list[str], broken_images: str
+) -> None:
     dataset = tree(tmp_path / "dataset", ONE_CLASS)
-    path = symfuse_mount(dataset, "--dedup", dedup).path
+    path = symfuse_mount(dataset, "--dedup", dedup, "--broken-images", broken_images).path
     assert shown(path) == [f"cat/{name}" for name in expected]
     for name in expected:
         assert (path / "cat" / name).read_bytes() == (dataset / "cat" / name).read_bytes()
