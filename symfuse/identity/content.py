@@ -53,7 +53,8 @@ def digests(
     NO_DIGEST for a file that cannot be read or is not what was frozen, and for what is not done when `stop` is set.
     `on_progress` hears of all files while samples are taken, and then again of those that must be read whole.
     """
-    samples = Work("bytes/sample", DIGEST_BYTES, nodeids, files, cache, on_progress=on_progress, stop=stop)
+    kind = f"bytes/sample/{SAMPLE_BYTES}"
+    samples = Work(kind, DIGEST_BYTES, nodeids, files, cache, on_progress=on_progress, stop=stop)
     found = _hash_all(samples, _hash_sample, files, SAMPLE_BYTES)
     shared = array("Q", _shared(found))
     sizes = [key[_SIZE] for key in files.keys([nodeids[index] for index in shared])]

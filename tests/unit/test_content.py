@@ -145,6 +145,18 @@ def test_a_second_time_nothing_is_read(tmp_path: Path, cache: VerdictCache, late
     assert not files.opened
 
 
+def test_samples_of_another_size_are_not_compared_with_remembered_ones(
+    tmp_path: Path, cache: VerdictCache, monkeypatch: pytest.MonkeyPatch, later: None
+) -> None:
+    """Another version of symfuse may take other samples, and has the same cache."""
+    twin = bytes_of(18_000)
+    digests(written(tmp_path / "data", twin), cache)
+    monkeypatch.setattr(content, "SAMPLE_BYTES", 2 * SAMPLE_BYTES)
+    assert sames(digests(written(tmp_path / "more", twin), cache)) == {(0,)}
+    both = PlainFiles([tmp_path / "data" / "0.jpg", tmp_path / "more" / "0.jpg"])
+    assert sames(digests(both, cache)) == {(0, 1)}
+
+
 def test_only_what_changed_is_read_again(tmp_path: Path, cache: VerdictCache, later: None) -> None:
     files = written(tmp_path / "data", *(bytes_of(1000, seed) for seed in range(5)))
     digests(files, cache)
