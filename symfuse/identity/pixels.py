@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import logging
 import os
@@ -20,8 +21,8 @@ from symfuse.identity.decoder import COMMAND, Decoder
 from symfuse.identity.verdict import DIGEST_BYTES, FINDING_BYTES, NO_DIGEST, Verdict
 from symfuse.identity.work import PROGRESS_INTERVAL_S, Files, Job, OnProgress, Work, is_same, key_of
 
-#: Counted up whenever image.py finds something else in the same file. Another Pillow may, too.
-KIND = f"pixels/1/pillow-{PIL.__version__}"
+#: Counted up whenever image.py finds something else in the same file.
+REVISION = 1
 #: Endings of the names that Keras, TensorFlow and torchvision take for images.
 IMAGE_ENDINGS = (b".jpg", b".jpeg", b".png", b".bmp", b".gif", b".webp", b".tif", b".tiff", b".ppm", b".pgm")
 #: Each costs two descriptors and one for each file that it was given ahead, and few may have more than 1024.
@@ -36,6 +37,17 @@ class Findings:
 
     verdicts: bytearray
     digests: bytearray
+
+
+def kind_of(directory: str) -> str:
+    """The kind of verdicts that the Pillow in a directory gives, for the cache.
+
+    Builds of one version differ: some have no WebP, or other libraries. Their extension modules tell them apart.
+    """
+    with os.scandir(directory) as entries:
+        modules = sorted((entry.name, entry.stat().st_size) for entry in entries if entry.name.endswith(".so"))
+    build = hashlib.blake2b(repr(modules).encode(), digest_size=8).hexdigest()
+    return f"pixels/{REVISION}/pillow-{PIL.__version__}/{build}"
 
 
 def is_image_name(name: bytes) -> bool:
@@ -60,7 +72,7 @@ def examine(
     Errors: SymfuseError when workers do not start.
     """
     threads = min(len(os.sched_getaffinity(0)), MAX_WORKERS)
-    work = Work(KIND, FINDING_BYTES, nodeids, files, cache, on_progress=on_progress, stop=stop)
+    work = Work(kind_of(PIL.__path__[0]), FINDING_BYTES, nodeids, files, cache, on_progress=on_progress, stop=stop)
     with work, ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
         try:
             take = _one_by_one(work)

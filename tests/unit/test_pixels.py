@@ -181,6 +181,19 @@ def test_the_cache_answers_without_a_worker_and_without_reading(examine: Examine
     assert len(folder.opened) == 3
 
 
+def test_builds_of_one_pillow_do_not_share_verdicts(tmp_path: Path) -> None:
+    """One may lack the decoder for what another takes."""
+    builds = {"complete": ("_imaging.so", "_webp.so"), "poor": ("_imaging.so",), "copy": ("_imaging.so", "_webp.so")}
+    for build, modules in builds.items():
+        (tmp_path / build).mkdir()
+        for module in modules:
+            (tmp_path / build / module).write_bytes(b"code")
+    complete, poor, copy = (pixels.kind_of(str(tmp_path / build)) for build in builds)
+    assert complete == copy != poor
+    (tmp_path / "copy" / "_imaging.so").write_bytes(b"other code")
+    assert pixels.kind_of(str(tmp_path / "copy")) not in {complete, poor}
+
+
 def test_a_verdict_is_on_contents_so_that_a_new_name_needs_no_reading(examine: Examine, tmp_path: Path) -> None:
     folder = Folder(tmp_path, {"labels.txt": b"cat dog"})
     assert bytes(examine(folder).verdicts) == bytes([Verdict.NOT_AN_IMAGE])
