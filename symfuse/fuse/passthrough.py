@@ -186,7 +186,7 @@ class Opens:
 
     def _log(self, message: str, detail: str) -> None:
         """Who did not ask for passthrough misses nothing."""
-        log.log(logging.WARNING if self._wanted is Io.PASSTHROUGH else logging.INFO, message, detail)
+        log.log(logging.WARNING if self._wanted is Io.PASSTHROUGH else logging.DEBUG, message, detail)
 
 
 def _read_only(source: int) -> int:

@@ -34,9 +34,20 @@ def backend() -> str:
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Path:
+    return made_in(tmp_path)
+
+
+@pytest.fixture
+def flat(tmp_path: Path) -> Iterator[Path]:
+    """A directory on no overlay, also where all the rest is on one: in a container."""
+    with mounted("tmpfs", tmp_path / "flat") as at:
+        yield at
+
+
+def made_in(directory: Path) -> Path:
     store: dict[Name, Entry] = {f"{number:03}": bytes([number]) * SIZE for number in range(FILES)}
     links: dict[Name, Entry] = {f"{number:03}.png": link(f"../store/{number:03}") for number in range(FILES)}
-    return tree(tmp_path / "dataset", {"store": store, "train": links})
+    return tree(directory / "dataset", {"store": store, "train": links})
 
 
 def io(mount: Mount) -> str:
@@ -235,9 +246,9 @@ def test_sources_on_another_file_system_are_passed_through(symfuse_mount: MountM
 
 
 @as_root
-def test_a_dataset_on_an_overlay_is_passed_through(symfuse_mount: MountMaker, tmp_path: Path) -> None:
+def test_a_dataset_on_an_overlay_is_passed_through(flat: Path, symfuse_mount: MountMaker) -> None:
     """As in a container, whose root is one."""
-    with overlay(tmp_path, {"dataset": {"store": {"a": b"below"}, "train": {"1": link("../store/a")}}}) as root:
+    with overlay(flat, {"dataset": {"store": {"a": b"below"}, "train": {"1": link("../store/a")}}}) as root:
         mount = symfuse_mount(root / "dataset", *PASSTHROUGH)
         assert (mount.path / "train/1").read_bytes() == b"below"
         assert mount.requests().get("read", 0) == 0
@@ -248,10 +259,10 @@ def test_a_dataset_on_an_overlay_is_passed_through(symfuse_mount: MountMaker, tm
 
 @as_root
 def test_what_is_stacked_too_deep_is_cached_beside_what_is_passed_through(
-    symfuse_mount: MountMaker, tmp_path: Path
+    flat: Path, symfuse_mount: MountMaker
 ) -> None:
-    with overlay(tmp_path, {"a": b"on an overlay" * 1000}) as store:
-        mount = symfuse_mount(tree(tmp_path / "dataset", {"a": link(str(store / "a")), "b": b"here"}), *PASSTHROUGH)
+    with overlay(flat, {"a": b"on an overlay" * 1000}) as store:
+        mount = symfuse_mount(tree(flat / "dataset", {"a": link(str(store / "a")), "b": b"here"}), *PASSTHROUGH)
         mount.expect_in_log("which lies too deep in stacked file systems")
         for _ in range(2):
             assert [(mount.path / name).read_bytes() for name in "ab"] == [b"on an overlay" * 1000, b"here"]
@@ -261,8 +272,8 @@ def test_what_is_stacked_too_deep_is_cached_beside_what_is_passed_through(
 
 
 @as_root
-def test_an_overlay_can_be_made_of_the_mount(symfuse_mount: MountMaker, dataset: Path, tmp_path: Path) -> None:
-    mount = symfuse_mount(dataset, *PASSTHROUGH, "--allow-other")
+def test_an_overlay_can_be_made_of_the_mount(flat: Path, symfuse_mount: MountMaker, tmp_path: Path) -> None:
+    mount = symfuse_mount(made_in(flat), *PASSTHROUGH, "--allow-other")
     (tmp_path / "empty").mkdir()
     with mounted("overlay", tmp_path / "top", "-o", f"lowerdir={mount.path}:{tmp_path}/empty") as top:
         assert (top / "train/009.png").read_bytes() == bytes([9]) * SIZE
@@ -271,8 +282,8 @@ def test_an_overlay_can_be_made_of_the_mount(symfuse_mount: MountMaker, dataset:
 
 @as_root
 @pytest.mark.parametrize("backend", ["stacked"])
-def test_a_stacked_mount_passes_through(symfuse_mount: MountMaker, dataset: Path) -> None:
-    mount = symfuse_mount(dataset, *PASSTHROUGH)
+def test_a_stacked_mount_passes_through(flat: Path, symfuse_mount: MountMaker) -> None:
+    mount = symfuse_mount(made_in(flat), *PASSTHROUGH)
     read_all(mount)
     assert mount.requests().get("read", 0) == 0
     assert io(mount) == "passthrough"

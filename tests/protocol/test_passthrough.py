@@ -323,9 +323,9 @@ def test_an_inode_is_never_open_in_both_ways(passing: Connection, backing: FakeB
     assert passing.open(nodeid)[0] == PASSTHROUGH
 
 
-@pytest.mark.parametrize(("io", "level"), [(Io.PASSTHROUGH, "WARNING"), (Io.AUTO, "INFO")])
+@pytest.mark.parametrize(("io", "level"), [(Io.PASSTHROUGH, "WARNING"), (Io.AUTO, "DEBUG")])
 def test_without_privileges_files_are_cached(view: View, io: Io, level: str, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO")
+    caplog.set_level("DEBUG")
     connection = connect(view, io)
     assert connection.open_errno(connection.kernel.walk(b"large/l")) == errno.ENOSYS
     assert connection.io == "cached (passthrough: only root can)"
