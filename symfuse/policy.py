@@ -61,6 +61,7 @@ class Finding(enum.StrEnum):
 
     CONFLICT = "conflict"
     LEAK = "leak"
+    UNREAD = "unread"
 
     @property
     def meaning(self) -> str:
@@ -68,6 +69,7 @@ class Finding(enum.StrEnum):
         return {
             Finding.CONFLICT: "one image under several classes of one split",
             Finding.LEAK: "one image in several splits",
+            Finding.UNREAD: "not looked into, for it could not be read or changed meanwhile; it is shown",
         }[self]
 
 

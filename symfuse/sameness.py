@@ -76,6 +76,11 @@ def same_bytes(sources: Sources, numbers: Sequence[int], digests: Digests) -> It
     return equal(alike, digests(array("Q", (sources.nodeids[number] for number in alike))))
 
 
+def has_digest(digests: bytearray, index: int) -> bool:
+    """False for what could not be read."""
+    return _digest(digests, index) != NO_DIGEST
+
+
 def _digest(digests: bytearray, index: int) -> bytes:
     return bytes(digests[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES])
 

@@ -10,9 +10,9 @@ from typing import NamedTuple
 from symfuse.dedup import Deduplicator
 from symfuse.identity import content, pixels
 from symfuse.identity.cache import Key, VerdictCache
-from symfuse.identity.verdict import DIGEST_BYTES, Verdict
-from symfuse.policy import BrokenImages, Kind, Policy, SameBy
-from symfuse.sameness import Sources, equal, same_bytes
+from symfuse.identity.verdict import Verdict
+from symfuse.policy import BrokenImages, Finding, Kind, Policy, SameBy
+from symfuse.sameness import Sources, equal, has_digest, same_bytes
 from symfuse.view import View
 
 
@@ -50,8 +50,16 @@ class Selection:
         self._on_work = on_work
         self._stop = stop
         self._sources = Sources(view)
+        self._unread: set[int] = set()  # nodeids
 
     def run(self) -> None:
+        """Look into what must be looked into, hide what is to be hidden, and tell what could not be looked into."""
+        self._hide()
+        if not self._stop.is_set():
+            for nodeid in sorted(self._unread):
+                self._view.report(Finding.UNREAD, [self._view.path(nodeid)])
+
+    def _hide(self) -> None:
         """Broken images first, so that none of them stands for others."""
         same_by = self._policy.dedup.same_by
         hides_broken = self._policy.broken_images is BrokenImages.HIDE
@@ -78,7 +86,7 @@ class Selection:
 
     def _examine(self) -> pixels.Findings:
         nodeids = self._sources.nodeids
-        return pixels.examine(
+        findings = pixels.examine(
             nodeids,
             self,
             self._cache,
@@ -86,6 +94,9 @@ class Selection:
             on_progress=self._reporter("decoding images", len(nodeids)),
             stop=self._stop,
         )
+        unknown = (number for number, verdict in enumerate(findings.verdicts) if verdict == Verdict.UNKNOWN)
+        self._unread.update(nodeids[number] for number in unknown)
+        return findings
 
     def _has_image_name(self, nodeid: int) -> bool:
         """Whether the source behind a file, the first of its source, is an image by any name that it is shown under."""
@@ -94,7 +105,11 @@ class Selection:
 
     def _digests(self, nodeids: Sequence[int]) -> bytearray:
         on_progress = self._reporter("comparing files", len(nodeids))
-        return content.digests(nodeids, self, self._cache, on_progress=on_progress, stop=self._stop)
+        digests = content.digests(nodeids, self, self._cache, on_progress=on_progress, stop=self._stop)
+        for index, nodeid in enumerate(nodeids):
+            if not has_digest(digests, index):
+                self._unread.add(nodeid)
+        return digests
 
     def _reporter(self, task: str, files: int) -> Callable[[int, int], None]:
         return lambda files_done, bytes_done: self._on_work(Work(task, files_done, files, bytes_done))
@@ -110,8 +125,7 @@ class Selection:
         """Images by their pixels; what has none to compare, by its bytes."""
         digests = findings.digests
 
-        def has_pixels(number: int) -> bool:
-            return any(digests[number * DIGEST_BYTES : (number + 1) * DIGEST_BYTES])
-
         yield from equal(range(len(self._sources.nodeids)), digests)
-        yield from same_bytes(self._sources, self._sources.rest(has_pixels), self._digests)
+        yield from same_bytes(
+            self._sources, self._sources.rest(lambda number: has_digest(digests, number)), self._digests
+        )

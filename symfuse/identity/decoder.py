@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 
 from symfuse.child import python_path
-from symfuse.errors import SymfuseError
+from symfuse.errors import FuseUnavailable
 from symfuse.identity.verdict import FINDING_BYTES, Verdict, finding
 from symfuse.identity.worker import EXAMINE, READY
 
@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 class Decoder:
     """One worker at a time, replaced when it dies. For one thread; `with` ends the worker, whatever it is doing.
 
-    Errors: SymfuseError when a worker cannot be started, as in `examine`.
+    Errors: FuseUnavailable when a worker cannot be started, as in `examine`.
     """
 
     def __init__(self, *, command: Sequence[str] = COMMAND, wall_s: float = WALL_S) -> None:
@@ -80,7 +80,7 @@ class Decoder:
         A descriptor must stay open until its finding is there. A file that ends two workers is BROKEN; UNKNOWN if they
         were killed from outside (when the machine's memory ended, say), or if it took too long by the clock.
 
-        Errors: SymfuseError when a worker does not start.
+        Errors: FuseUnavailable when a worker does not start.
         """
         rest = iter(fds)
         flying: deque[int] = deque()
@@ -152,7 +152,7 @@ class Decoder:
         self._is_ready = False
 
     def _replace(self) -> Verdict:
-        """A new worker for a dead one; what that death says of the file. Errors: SymfuseError."""
+        """A new worker for a dead one; what that death says of the file. Errors: FuseUnavailable."""
         status = self._end()
         log.debug("the worker that decodes images ended with status %s", status)
         if not self._is_ready:
@@ -174,8 +174,11 @@ class Decoder:
             self._process.stdin.close()
 
 
-def _does_not_start(why: object) -> SymfuseError:
-    return SymfuseError(f"the process that decodes images does not start ({why})", "see what it wrote to the log")
+def _does_not_start(why: object) -> FuseUnavailable:
+    return FuseUnavailable(
+        f"the process that decodes images does not start ({why})",
+        "see what it wrote to the log, and raise ulimit -n, -u or -v if it is low",
+    )
 
 
 def _environment() -> dict[str, str]:

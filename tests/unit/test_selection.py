@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from symfuse.dataset import Dataset
-from symfuse.policy import Dedup, Policy, SameBy
+from symfuse.policy import Dedup, Finding, Policy, SameBy
 from symfuse.selection import select
 from symfuse.view import View
 from tests.support.pictures import A, B
@@ -43,6 +43,8 @@ def test_a_file_that_changes_after_it_was_frozen_is_like_no_other(
     change(dataset / "1.png")
     select(view, policy, on_work=lambda _work: None, stop=threading.Event())
     assert [name for name, _, _ in view.listing(1)] == [b"1.png", b"2.png"], "2.png stands for 3.png"
+    assert view.progress().findings == {Finding.UNREAD: 1}
+    assert view.progress().finding_examples == {Finding.UNREAD: ["1.png"]}
     with pytest.raises(OSError):
         view.read(next(view.files())[0], 0, 10)
     view.close()
