@@ -210,6 +210,11 @@ def has_ended(pid: int, *, within_s: float = 5.0) -> bool:
     return False
 
 
+def children() -> set[int]:
+    """This process's children, zombies too. Some are not ours: TensorFlow starts one and keeps it."""
+    return {child.pid for child in psutil.Process().children()}
+
+
 def open_files() -> dict[int, str]:
     """This process's descriptors on files, directories and devices (pipes and sockets come and go with pytest)."""
     found = {}

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from PIL import Image
 from skimage import data
@@ -24,6 +23,7 @@ from symfuse.identity.decoder import COMMAND, WINDOW
 from symfuse.identity.pixels import Findings, is_image_name
 from symfuse.identity.verdict import DIGEST_BYTES, NO_DIGEST, Verdict
 from symfuse.identity.work import OnProgress, key_of
+from tests.support.mounting import children
 
 PICTURE = Image.fromarray(data.astronaut()[100:164, 180:260])  # type: ignore[no-untyped-call]
 
@@ -87,7 +87,7 @@ def examine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Examine
             stop: threading.Event | None = None,
             command: Sequence[str] = COMMAND,
         ) -> Findings:
-            before = held(tmp_path / "cache")
+            others, before = children(), held(tmp_path / "cache")
             try:
                 return pixels.examine(
                     folder.nodeids,
@@ -99,7 +99,7 @@ def examine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Examine
                     command=command,
                 )
             finally:
-                assert psutil.Process().children() == []
+                assert children() <= others
                 assert held(tmp_path / "cache") == before
 
         yield examine
@@ -280,10 +280,11 @@ def test_workers_are_few_enough_for_the_descriptors_that_a_process_may_have(
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(1000)))
     monkeypatch.setattr(pixels, "MAX_WORKERS", 3)
     workers: list[int] = []
+    others = children()
 
     class Counting(Folder):
         def open(self, nodeid: int) -> int:
-            workers.append(len(psutil.Process().children()))
+            workers.append(len(children() - others))
             return super().open(nodeid)
 
     found = examine(Counting(tmp_path, {f"{number}.png": PNG for number in range(60)}))

@@ -7,6 +7,7 @@ import fcntl
 import os
 import socket
 import struct
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,13 +73,16 @@ def test_fusepy_is_refused_with_the_cure() -> None:
 
 
 @pytest.fixture
-def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The one directory where places are made and cleared, by whom that is allowed."""
-    (tmp_path / "base").mkdir()
-    monkeypatch.setattr(stack, "BASES", (b"/proc/nowhere", os.fsencode(tmp_path / "base")))
-    monkeypatch.setattr(stack, "_may_clear", lambda: True)
-    monkeypatch.setattr("symfuse.fuse.kernelmount.unmount", nothing_is_mounted)
-    return tmp_path / "base"
+def base(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The one directory where places are made and cleared, by whom that is allowed.
+
+    Its path is short, as that of /run is: a socket's address has room for 107 bytes.
+    """
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        monkeypatch.setattr(stack, "BASES", (b"/proc/nowhere", os.fsencode(directory)))
+        monkeypatch.setattr(stack, "_may_clear", lambda: True)
+        monkeypatch.setattr("symfuse.fuse.kernelmount.unmount", nothing_is_mounted)
+        yield Path(directory)
 
 
 def nothing_is_mounted(mountpoint: bytes, *, lazy: bool = False) -> None:
