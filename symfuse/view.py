@@ -51,6 +51,9 @@ class View:
         self._inos = InoSpace()  # under _lock
         status = dataset.root_status()
         self._root_status = status
+        #: The numbers of the dataset's file system, as they were. To ask again is to depend on a path that may by now
+        #: be gone, hang, or lead into the mount itself.
+        self.file_system = dataset.statvfs()
         root = Directory(
             number=ROOT_NODEID, parent=None, place=0, path=dataset.root, dev=status.st_dev, ino=status.st_ino,
             inos=self._inos.whole, repeats=False,

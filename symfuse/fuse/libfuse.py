@@ -147,8 +147,8 @@ class Operations:
             yield name.decode(_ENCODING), {"st_ino": child.ino, "st_mode": child.mode}, 0
 
     def statfs(self, _path: str) -> dict[str, int]:
-        """The numbers of the dataset's file system."""
-        found = self._view.dataset.statvfs()
+        """The numbers of the dataset's file system when the view was made."""
+        found = self._view.file_system
         return {name: getattr(found, name) for name in dir(found) if name.startswith("f_") and name != "f_fsid"}
 
     def ioctl(self, _path: str, command: int, _argument: int, _fh: int, _flags: int, data: int | None) -> int:

@@ -124,7 +124,7 @@ class Server:
             return request[52:56] == _WHY_COMMAND
         if opcode in (Opcode.OPEN, Opcode.RELEASE):
             return self._opens.may_block
-        return opcode in (Opcode.READ, Opcode.STATFS)
+        return opcode in (Opcode.READ,)
 
     def handle(self, request: bytes) -> Reply:
         """Answer one request. Never raises: a failure is an errno, anything unforeseen EIO and one traceback."""
@@ -183,8 +183,8 @@ class Server:
         )  # fmt: skip
 
     def _statfs(self, _header: Header, _body: bytes) -> bytes:
-        """The dataset's own numbers."""
-        found = self._view.dataset.statvfs()
+        """The numbers of the dataset's file system when the view was made: no answer depends on the dataset."""
+        found = self._view.file_system
         return abi.STATFS_OUT.pack(
             found.f_blocks, found.f_bfree, found.f_bavail, found.f_files, found.f_ffree,
             found.f_bsize, abi.NAME_MAX, found.f_frsize,
