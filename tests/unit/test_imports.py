@@ -14,7 +14,20 @@ PACKAGE = REPOSITORY / "symfuse"
 
 #: Each layer imports from those before it, never from those after. docs/design.md has the same list.
 LAYERS = [
-    *("errors", "child", "policy", "progress", "source", "links", "dataset", "content", "table", "inos", "repeats"),
+    *(
+        "errors",
+        "child",
+        "mountinfo",
+        "policy",
+        "progress",
+        "source",
+        "links",
+        "dataset",
+        "content",
+        "table",
+        "inos",
+        "repeats",
+    ),
     *("nodes", "view", "identity", "layout", "sameness", "dedup", "selection", "explain", "counters", "control"),
     *("fuse", "mounts", "cli"),
 ]

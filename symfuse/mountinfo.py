@@ -1,0 +1,109 @@
+"""The kernel's table of mounts, read. Source: proc_pid_mountinfo(5)."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+FSTYPE = b"fuse.symfuse"
+OVERLAY = b"overlay"
+
+
+class MountEntry(NamedTuple):
+    """One line of mountinfo.
+
+    `device` is what st_dev says of the files there, `root` is b"/" but for bind mounts, `user` made a FUSE mount.
+    `place` is the directory that a stacked mount was made in (`stack.py`), None for all others.
+    """
+
+    mount_id: int
+    parent_id: int
+    device: int
+    root: bytes
+    mountpoint: bytes
+    fstype: bytes
+    source: bytes
+    user: int | None
+    place: bytes | None = None
+
+    @property
+    def is_symfuse(self) -> bool:
+        """True for a view, whichever backend serves it, and not for a bind mount of a part of one."""
+        return (self.fstype == FSTYPE or self.place is not None) and self.root == b"/"
+
+
+def parse(mountinfo: bytes) -> list[MountEntry]:
+    """The mounts in the order they were made."""
+    return [_entry(line) for line in mountinfo.split(b"\n") if line]  # a carriage return is not escaped
+
+
+def _entry(line: bytes) -> MountEntry:
+    # 36 35 98:0 /root /mountpoint options [optional fields…] - fstype source super-options
+    fields = line.split(b" ")
+    separator = fields.index(b"-", 6)
+    fstype, options = _unescape(fields[separator + 1]), fields[separator + 3]
+    major, _, minor = fields[2].partition(b":")
+    return MountEntry(
+        mount_id=int(fields[0]),
+        parent_id=int(fields[1]),
+        device=os.makedev(int(major), int(minor)),
+        root=_unescape(fields[3]),
+        mountpoint=_unescape(fields[4]),
+        fstype=fstype,
+        source=_unescape(fields[separator + 2]),
+        user=_user(options),
+        place=_place(options) if fstype == OVERLAY else None,
+    )
+
+
+def _user(options: bytes) -> int | None:
+    found = re.search(rb"(?:^|,)user_id=(\d+)", options)
+    return int(found[1]) if found else None
+
+
+def _place(options: bytes) -> bytes | None:
+    found = re.search(rb"(?:^|,)lowerdir=(/\w+/symfuse-stack-\w+)/fuse/view:\1/fuse/empty(?:,|$)", options)
+    return found[1] if found else None
+
+
+def _unescape(text: bytes) -> bytes:
+    r"""Space, tab, newline and backslash stand as `\040` and so on."""
+    return re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8)]), text)
+
+
+def mounts() -> list[MountEntry]:
+    """All mounts of this mount namespace."""
+    with open("/proc/self/mountinfo", "rb") as file:
+        return parse(file.read())
+
+
+def covering(path: bytes, entries: Iterable[MountEntry] | None = None) -> MountEntry | None:
+    """The mount that a path lies on. `path` is absolute and real; below a mountpoint it may name anything.
+
+    Follows the tree of mounts as a path walk does, because a later mount can hide an earlier one.
+    """
+    children: dict[int, list[MountEntry]] = {}
+    known = list(mounts() if entries is None else entries)
+    ids = {entry.mount_id for entry in known}
+    for entry in known:
+        if is_within(path, entry.mountpoint):
+            parent = entry.parent_id if entry.parent_id in ids and entry.parent_id != entry.mount_id else 0
+            children.setdefault(parent, []).append(entry)
+    found: MountEntry | None = None
+    while candidates := children.get(found.mount_id if found else 0):
+        # The walk meets the shortest mountpoint first; of two at one place the later one lies on top.
+        found = min(reversed(candidates), key=lambda entry: len(entry.mountpoint))
+    return found
+
+
+def is_within(path: bytes, directory: bytes) -> bool:
+    """True for the directory itself and all below it; both are absolute and tidy."""
+    return path == directory or path.startswith(directory.rstrip(b"/") + b"/")
+
+
+def at(mountpoint: bytes) -> MountEntry | None:
+    """The topmost mount at exactly this real path."""
+    entry = covering(mountpoint)
+    return entry if entry is not None and entry.mountpoint == mountpoint else None
