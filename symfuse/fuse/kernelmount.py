@@ -8,7 +8,6 @@ connection back over a socket. Sources: mount(2), umount2(2), `fuse_kern_mount` 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import shutil
@@ -17,6 +16,7 @@ import stat
 import struct
 import subprocess
 
+from symfuse import libc
 from symfuse.errors import FuseUnavailable, MountpointError
 from symfuse.fuse.options import MountOptions
 
@@ -65,7 +65,7 @@ def mount_overlay(source: bytes, mountpoint: bytes, lower: list[bytes]) -> None:
     Errors: FuseUnavailable when this kernel or this user cannot.
     """
     try:
-        _call(
+        libc.call(
             "mount", source, mountpoint, b"overlay", MS_RDONLY | MS_NOSUID | MS_NODEV, b"lowerdir=" + b":".join(lower)
         )
     except OSError as error:
@@ -81,7 +81,7 @@ def mount_overlay(source: bytes, mountpoint: bytes, lower: list[bytes]) -> None:
 def bind(mounted: bytes, mountpoint: bytes) -> None:
     """Show what is mounted at one place at another, too; as root. Errors: MountpointError."""
     try:
-        _call("mount", mounted, mountpoint, b"none", MS_BIND, b"")
+        libc.call("mount", mounted, mountpoint, b"none", MS_BIND, b"")
     except OSError as error:
         raise _misplaced(mountpoint, error) from error
 
@@ -93,7 +93,7 @@ def unmount(mountpoint: bytes, *, lazy: bool = False) -> None:
     the caller's.
     """
     if os.geteuid() == 0:
-        _call("umount2", mountpoint, UMOUNT_NOFOLLOW | (MNT_DETACH if lazy else 0))
+        libc.call("umount2", mountpoint, UMOUNT_NOFOLLOW | (MNT_DETACH if lazy else 0))
     else:
         _unmount_with_helper(mountpoint, lazy=lazy)
 
@@ -114,9 +114,9 @@ def reopened_read_only(fd: int) -> int:
 
     For files that others will open anew, with flags of their own. As root. Errors: OSError.
     """
-    clone = _call("syscall", OPEN_TREE, fd, b"", AT_EMPTY_PATH | OPEN_TREE_CLONE | os.O_CLOEXEC)
+    clone = libc.call("syscall", OPEN_TREE, fd, b"", AT_EMPTY_PATH | OPEN_TREE_CLONE | os.O_CLOEXEC)
     try:
-        _call("syscall", MOUNT_SETATTR, clone, b"", AT_EMPTY_PATH, _READ_ONLY, len(_READ_ONLY))
+        libc.call("syscall", MOUNT_SETATTR, clone, b"", AT_EMPTY_PATH, _READ_ONLY, len(_READ_ONLY))
         return os.open(f"/proc/self/fd/{clone}", os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     finally:
         os.close(clone)
@@ -153,7 +153,7 @@ def _mount_as_root(options: MountOptions) -> int:
     if options.allow_other:
         data.append("allow_other")
     try:
-        _call(
+        libc.call(
             "mount", options.fsname, options.mountpoint, FSTYPE.encode(),
             MS_RDONLY | MS_NOSUID | MS_NODEV, ",".join(data).encode(),
         )  # fmt: skip
@@ -240,14 +240,3 @@ def escape(value: bytes) -> bytes:
     Source: `process_opt_sep_arg` in libfuse's `lib/fuse_opt.c`, `get_string_opt` in `util/fusermount.c`.
     """
     return value.replace(b"\\", b"\\\\").replace(b",", b"\\,")
-
-
-def _call(name: str, *arguments: bytes | int) -> int:
-    """A libc function that returns -1 and sets errno. Errors: OSError."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    converted = [ctypes.c_ulong(value) if isinstance(value, int) else value for value in arguments]
-    result: int = getattr(libc, name)(*converted)
-    if result == -1:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    return result

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import IO
 
+from symfuse import process
 from symfuse.control import Control, Message
 from symfuse.counters import Counters
 from symfuse.errors import ExitStatus, SymfuseError
@@ -59,7 +60,7 @@ class MountServer:
         self._request = request
         self._report = report
         self._lifeline = lifeline
-        self._asker: int | None = None  # a pidfd
+        self._asker: int | None = None  # what watches the asking process for its end
         self._patience_s: float | None = None
         self._stop = threading.Event()
         self._error: BaseException | None = None  # of the worker; written before it says _ENDED
@@ -161,7 +162,7 @@ class MountServer:
         self._selector.register(self._lifeline, selectors.EVENT_READ, self._on_asker)
         # The pipe alone would not do: whoever the asking process forks holds its other end, too.
         with contextlib.suppress(OSError):
-            self._asker = os.pidfd_open(os.getppid())
+            self._asker = process.watch_end(os.getppid())
             self._selector.register(self._asker, selectors.EVENT_READ, self._on_asker)
 
     def _handle_events(self) -> bool:

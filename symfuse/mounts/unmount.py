@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import select
 from collections.abc import Iterator
 
-from symfuse import control
+from symfuse import control, process
 from symfuse.errors import MountBusy, MountpointError, NotMounted, SymfuseError
 from symfuse.fuse import kernelmount
 from symfuse.mounts import channel, stack, table
@@ -106,26 +105,28 @@ def _busy(mount: MountEntry) -> MountBusy:
 
 @contextlib.contextmanager
 def _server(mount: MountEntry, state: State) -> Iterator[int | None]:
-    """A descriptor of the server's process, or None when it cannot be told (dead, silent, not ours, elsewhere)."""
-    pidfd = _pidfd(mount) if state is State.ALIVE else None
+    """What watches the server's process for its end, or None when it cannot be told (dead, silent, not ours)."""
+    watched = _watch_server(mount) if state is State.ALIVE else None
     try:
-        yield pidfd
+        yield watched
     finally:
-        if pidfd is not None:
-            os.close(pidfd)
+        if watched is not None:
+            os.close(watched)
 
 
-def _pidfd(mount: MountEntry) -> int | None:
+def _watch_server(mount: MountEntry) -> int | None:
+    pid = _server_pid(mount)
+    if pid is None:
+        return None
     try:
-        pid = _server_pid(mount)
-        pidfd = None if pid is None else os.pidfd_open(pid)
+        watched = process.watch_end(pid)
     except OSError:
         return None
-    # Asked again: the server still lives, so the number still was its own when the descriptor was made.
-    if pidfd is not None and _server_pid(mount) != pid:
-        os.close(pidfd)
+    # Asked again: the server still lives, so the number still was its own when the watching began.
+    if _server_pid(mount) != pid:
+        os.close(watched)
         return None
-    return pidfd
+    return watched
 
 
 def _server_pid(mount: MountEntry) -> int | None:
@@ -144,11 +145,9 @@ def _is_elsewhere(mount: MountEntry) -> bool:
     return any(other.device == mount.device for other in table.mounts())
 
 
-def _ends(pidfd: int, mount: MountEntry, *, lazy: bool) -> bool:
+def _ends(server: int, mount: MountEntry, *, lazy: bool) -> bool:
     timeout_s = LAZY_END_TIMEOUT_S if lazy else END_TIMEOUT_S
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    if poll.poll(timeout_s * 1000):
+    if process.has_ended(server, timeout_s=timeout_s):
         return True
     if lazy:
         return False

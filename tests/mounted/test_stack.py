@@ -302,10 +302,10 @@ def test_a_kernel_that_refuses_is_told_and_nothing_is_left(
         pytest.skip("only root can mount an overlay")
     user = server_patched(
         tmp_path,
-        "call = kernelmount._call",
+        "from symfuse import libc; call = libc.call",
         f"error = OSError(errno.{number}, os.strerror(errno.{number}))",
         "fail = lambda: (_ for _ in ()).throw(error)",
-        "kernelmount._call = lambda name, *words: fail() if b'overlay' in words else call(name, *words)",
+        "libc.call = lambda name, *words: fail() if b'overlay' in words else call(name, *words)",
     )
     done = user.symfuse("mount", "--stack", dataset, mountpoint, check=False)
     assert done.returncode == ExitStatus.FUSE

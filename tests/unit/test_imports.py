@@ -16,6 +16,8 @@ PACKAGE = REPOSITORY / "symfuse"
 LAYERS = [
     *(
         "errors",
+        "libc",
+        "process",
         "child",
         "mountinfo",
         "policy",
