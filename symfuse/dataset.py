@@ -72,7 +72,8 @@ class Dataset:
 
     def statvfs(self) -> os.statvfs_result:
         """The numbers of the file system that the root lies on. Errors: OSError."""
-        return os.statvfs(self.root)
+        # Python shows counts of 64 bits as signed ones, and EROFS has as many inodes free as there are numbers.
+        return os.statvfs_result([number & 0xFFFF_FFFF_FFFF_FFFF for number in os.statvfs(self.root)])
 
     # -- listing ------------------------------------------------------------------------------------------------
 

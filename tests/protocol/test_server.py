@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from symfuse.control import BUFFER_BYTES, STATUS, WHY, decode, encode
+from symfuse.control import BUFFER_BYTES, STATUS, WHY, Control, decode, encode
 from symfuse.counters import Counters
+from symfuse.dataset import Dataset
+from symfuse.fuse.server import Server
+from symfuse.policy import Policy
 from symfuse.view import View
 from tests.support import wire
 from tests.support.wire import Kernel
@@ -271,6 +274,18 @@ def test_statfs_gives_the_datasets_numbers(kernel: Kernel, dataset: Path) -> Non
     blocks, _, _, files, _, bsize, namelen, frsize = struct.unpack_from("<QQQQQIII", payload)
     assert (blocks, files, bsize, frsize) == (found.f_blocks, found.f_files, found.f_bsize, found.f_frsize)
     assert namelen == 255
+
+
+def test_statfs_gives_numbers_that_python_shows_as_negative(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """EROFS counts no inodes and says so with the largest number there is."""
+    found = os.statvfs(dataset)
+    erofs = os.statvfs_result([*found[:5], -1, -31, *found[7:]])
+    monkeypatch.setattr(os, "statvfs", lambda _path: erofs)
+    view = View(Dataset(os.fsencode(dataset), Policy()))
+    kernel = Kernel(Server(view, Control(view, Counters(), backend="kernel", source=b"/dataset", mountpoint=b"/mnt")))
+    kernel.init()
+    _, _, _, files, free, *_ = struct.unpack_from("<QQQQQIII", kernel.payload(wire.STATFS, 1))
+    assert (files, free) == (2**64 - 1, 2**64 - 31)
 
 
 # -- ioctl -------------------------------------------------------------------------------------------------------------
