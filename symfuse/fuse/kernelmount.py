@@ -1,8 +1,7 @@
-"""mount(2), umount2(2) and the fusermount3 protocol.
+"""mount(2), umount2(2), and their like.
 
-Root mounts with the system call; everybody else asks the setuid helper fusermount3, which hands the descriptor of the
-connection back over a socket. Sources: mount(2), umount2(2), `fuse_kern_mount` in libfuse's `lib/mount.c`,
-`util/fusermount.c`.
+Root mounts with the system call; everybody else, and whoever the kernel refuses it, asks the setuid helper
+(`helper.py`). Sources: mount(2), umount2(2), `fuse_kern_mount` in libfuse's `lib/mount.c`.
 """
 
 from __future__ import annotations
@@ -10,15 +9,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
-import socket
 import stat
 import struct
-import subprocess
 
 from symfuse import libc
-from symfuse.errors import FuseUnavailable, MountpointError
+from symfuse.errors import FuseUnavailable, MountpointError, SymfuseError
+from symfuse.fuse import helper
 from symfuse.fuse.options import MountOptions
+from symfuse.fuse.refusals import CURE_NO_ACCESS, CURE_NO_CAPABILITY, CURE_NO_DEVICE
 
 DEVICE = "/dev/fuse"
 FSTYPE = "fuse.symfuse"
@@ -44,11 +42,8 @@ _READ_ONLY = struct.pack("<QQQQ", 0x11, 0x70, 0, 0)
 #: The largest READ that the server allows (`server.MAX_PAGES`).
 READAHEAD_KIB = 1024
 
-CURE_NO_DEVICE = "run 'modprobe fuse' as root; in a container, start it with --device /dev/fuse"
-CURE_NO_ACCESS = "ask root for 'chmod 666 /dev/fuse', which is the usual mode of this device"
-CURE_NO_CAPABILITY = "in a container, start it with --cap-add SYS_ADMIN --security-opt apparmor=unconfined"
+CURE_NO_CTYPES = "use a Python with ctypes, or install fusermount3 (apt-get install fuse3), which can do it instead"
 CURE_NO_OVERLAY = "run 'modprobe overlay' as root, or mount without --stack"
-CURE_NO_HELPER = "ask root to install it: apt-get install fuse3"
 
 
 def mount(options: MountOptions) -> int:
@@ -56,7 +51,24 @@ def mount(options: MountOptions) -> int:
 
     Errors: FuseUnavailable when this machine or this user cannot; MountpointError when the kernel refuses the place.
     """
-    return _mount_as_root(options) if os.geteuid() == 0 else _mount_with_helper(options)
+    if os.geteuid() != 0:
+        return helper.mount(options)
+    try:
+        return _mount_as_root(options)
+    except FuseUnavailable as refusal:
+        # Some containers give root no device, but a helper that asks the world outside.
+        with contextlib.suppress(SymfuseError):
+            return helper.mount(options)
+        raise refusal
+
+
+def rehearse(options: MountOptions) -> None:
+    """Mount and unmount at once, without serving anybody: what refuses to mount does so now.
+
+    Errors: as `mount`, and as `unmount`.
+    """
+    os.close(mount(options))  # first: whoever looks at the mountpoint now gets an error instead of waiting
+    unmount(options.mountpoint, lazy=True)
 
 
 def mount_overlay(source: bytes, mountpoint: bytes, lower: list[bytes]) -> None:
@@ -89,13 +101,23 @@ def bind(mounted: bytes, mountpoint: bytes) -> None:
 def unmount(mountpoint: bytes, *, lazy: bool = False) -> None:
     """Unmount; `lazy` takes the mount out of the tree now and ends it when its last user is gone.
 
-    Errors: OSError: EBUSY while it is in use and not `lazy`, EINVAL when nothing is mounted there, EPERM when it is not
-    the caller's.
+    Errors: OSError: EBUSY while it is in use and not `lazy`, EINVAL when nothing of the caller's is mounted there;
+    FuseUnavailable when this machine or this user cannot.
     """
-    if os.geteuid() == 0:
+    if os.geteuid() != 0:
+        helper.unmount(mountpoint, lazy=lazy)
+        return
+    try:
         libc.call("umount2", mountpoint, UMOUNT_NOFOLLOW | (MNT_DETACH if lazy else 0))
-    else:
-        _unmount_with_helper(mountpoint, lazy=lazy)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EACCES, errno.ENOSYS):
+            raise
+        with contextlib.suppress(FuseUnavailable):
+            helper.unmount(mountpoint, lazy=lazy)
+            return
+        raise FuseUnavailable(
+            f"the kernel does not let you unmount here ({error.strerror})", CURE_NO_CAPABILITY
+        ) from error
 
 
 def raise_readahead(device: int) -> None:
@@ -136,11 +158,6 @@ def open_device() -> int:
         raise FuseUnavailable(f"{DEVICE} cannot be opened ({error.strerror})", CURE_NO_DEVICE) from error
 
 
-def helper() -> str | None:
-    """The path of fusermount3, or of fusermount where only that is installed."""
-    return shutil.which("fusermount3") or shutil.which("fusermount")
-
-
 def _mount_as_root(options: MountOptions) -> int:
     fd = open_device()
     data = [
@@ -161,6 +178,8 @@ def _mount_as_root(options: MountOptions) -> int:
         os.close(fd)
         if error.errno in (errno.EPERM, errno.EACCES):
             raise FuseUnavailable("the kernel does not let you mount here", CURE_NO_CAPABILITY) from error
+        if error.errno == errno.ENOSYS:
+            raise FuseUnavailable(str(error.strerror), CURE_NO_CTYPES) from error
         if error.errno == errno.ENODEV:
             raise FuseUnavailable("the kernel has no FUSE", CURE_NO_DEVICE) from error
         raise _misplaced(options.mountpoint, error) from error
@@ -169,74 +188,3 @@ def _mount_as_root(options: MountOptions) -> int:
 
 def _misplaced(mountpoint: bytes, error: OSError) -> MountpointError:
     return MountpointError(f"cannot mount on {os.fsdecode(mountpoint)} ({error.strerror})", "choose another directory")
-
-
-def _mount_with_helper(options: MountOptions) -> int:
-    os.close(open_device())  # its errors say more than the helper's
-    wanted = [
-        b"ro",
-        b"nosuid",
-        b"nodev",
-        b"default_permissions",
-        b"subtype=symfuse",
-        b"fsname=" + escape(options.fsname),
-    ]
-    if options.allow_other:
-        wanted.append(b"allow_other")
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    with ours, theirs:
-        arguments: list[bytes | str] = [_require_helper(), "-o", b",".join(wanted), "--", options.mountpoint]
-        environment = {"_FUSE_COMMFD": str(theirs.fileno()), "LC_ALL": "C"}
-        done = subprocess.run(
-            arguments, env=environment, pass_fds=[theirs.fileno()], stderr=subprocess.PIPE, check=False
-        )
-        theirs.close()
-        _byte, fds, _flags, _address = socket.recv_fds(ours, 1, 1)
-    if done.returncode != 0 or not fds:
-        raise FuseUnavailable(f"fusermount3 refused to mount ({_one_line(done.stderr)})", _cure_of(done.stderr))
-    os.set_inheritable(fds[0], False)  # a child that kept it would keep a dead connection open
-    return fds[0]
-
-
-def _unmount_with_helper(mountpoint: bytes, *, lazy: bool) -> None:
-    arguments: list[bytes | str] = [_require_helper(), "-u", *(["-z"] if lazy else []), "--", mountpoint]
-    done = subprocess.run(arguments, env={"LC_ALL": "C"}, stderr=subprocess.PIPE, check=False)
-    if done.returncode == 0:
-        return
-    said = done.stderr.lower()
-    if b"busy" in said:
-        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), mountpoint)
-    if b"not permitted" in said or b"permission" in said:
-        raise OSError(errno.EPERM, os.strerror(errno.EPERM), mountpoint)
-    raise OSError(errno.EINVAL, _one_line(done.stderr), mountpoint)
-
-
-def _require_helper() -> str:
-    path = helper()
-    if path is None:
-        raise FuseUnavailable("fusermount3 is not installed, and only root can mount without it", CURE_NO_HELPER)
-    return path
-
-
-def _cure_of(said: bytes) -> str:
-    if b"allow_other" in said:
-        return "ask root to write 'user_allow_other' into /etc/fuse.conf, or leave out --allow-other"
-    if b"mount failed: operation not permitted" in said.lower():  # the helper may be root, but lacks the capability
-        return f"{CURE_NO_CAPABILITY}, and without no-new-privileges"
-    if b"could not determine username" in said:
-        return "use a uid that /etc/passwd knows; in an image, make one with useradd"
-    if b"write access" in said or b"not permitted" in said:
-        return "choose a directory that you own and may write to"
-    return "see fusermount3(1)"
-
-
-def _one_line(text: bytes) -> str:
-    return " ".join(os.fsdecode(text).split()).removeprefix("fusermount3: ")
-
-
-def escape(value: bytes) -> bytes:
-    r"""A value for a list of mount options, which is split at commas; `\` takes the next character as it is.
-
-    Source: `process_opt_sep_arg` in libfuse's `lib/fuse_opt.c`, `get_string_opt` in `util/fusermount.c`.
-    """
-    return value.replace(b"\\", b"\\\\").replace(b",", b"\\,")

@@ -15,7 +15,6 @@ import ctypes
 import errno
 import logging
 import os
-import shutil
 import stat
 import tempfile
 import threading
@@ -23,10 +22,9 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 from symfuse.control import BUFFER_BYTES, STATUS, WHY, Control
-from symfuse.errors import FuseUnavailable, MountpointError, SymfuseError
-from symfuse.fuse import kernelmount
+from symfuse.errors import FuseUnavailable
+from symfuse.fuse import helper, refusals
 from symfuse.fuse.abi import NAME_MAX
-from symfuse.fuse.kernelmount import CURE_NO_CAPABILITY, CURE_NO_HELPER
 from symfuse.nodes import Node
 from symfuse.view import ROOT_NODEID, View
 
@@ -235,7 +233,6 @@ class LibfuseBackend:
         Errors: FuseUnavailable, MountpointError when it cannot mount; `on_ready` was then not called.
         """
         fuse = _import_fusepy()
-        _check_device()
         ready = False
 
         def on_init() -> None:
@@ -260,11 +257,11 @@ class LibfuseBackend:
                 if ready:
                     log.warning("libfuse ended with status %s", error)
                     return
-                raise self._explained(said.text()) from None
+                raise refusals.explained(said.text(), None) from None
 
     def _mount_options(self) -> dict[str, Any]:
         return {
-            "fsname": kernelmount.escape(self._options.fsname).decode(_ENCODING),
+            "fsname": helper.escape(self._options.fsname).decode(_ENCODING),
             "subtype": "symfuse",
             "ro": True,
             "nosuid": True,
@@ -277,20 +274,6 @@ class LibfuseBackend:
             "attr_timeout": FOREVER_S,
             "negative_timeout": FOREVER_S,
         }
-
-    def _explained(self, said: str) -> SymfuseError:
-        """The error that libfuse's or fusermount's last words stand for."""
-        mountpoint = os.fsdecode(self._options.mountpoint)
-        words = " ".join(said.split())
-        if "not empty" in words or "nonempty" in words:
-            return MountpointError(f"{mountpoint} is not empty", "mount on an empty directory")
-        if "user_allow_other" in words:
-            return FuseUnavailable("--allow-other is not permitted here", "add user_allow_other to /etc/fuse.conf")
-        if "bad mount point" in words or "no write access" in words:
-            return MountpointError(f"cannot mount on {mountpoint} ({words})", "name an empty directory of your own")
-        if "not permitted" in words or "ermission denied" in words:
-            return FuseUnavailable(f"no permission to mount ({words})", CURE_NO_CAPABILITY)
-        return FuseUnavailable(f"libfuse could not mount on {mountpoint} ({words or 'it gave no reason'})")
 
 
 def _adapted(fuse: Any) -> Any:
@@ -330,12 +313,6 @@ def _import_fusepy() -> Any:
     if not hasattr(fuse, "FUSE"):
         raise FuseUnavailable("the module `fuse` is not fusepy's", "pip uninstall fuse-python && pip install fusepy")
     return fuse
-
-
-def _check_device() -> None:
-    os.close(kernelmount.open_device())  # its errors say more than libfuse's
-    if os.geteuid() != 0 and shutil.which("fusermount") is None:
-        raise FuseUnavailable("fusermount is not installed, and only root can mount without it", CURE_NO_HELPER)
 
 
 class Stderr(contextlib.AbstractContextManager["Stderr"]):

@@ -1,26 +1,20 @@
 """What must hold before a mount is tried. Each refusal names the cause and the cure.
 
-Nothing is changed, but that a dead mount is cleared out of the way. The server finds out the same things again, later
-and in the kernel's words; these checks are for the user's sake.
+Nothing is changed, but that a dead mount is cleared out of the way. Whether this user may mount is not foretold here:
+the kernel and fusermount3 are asked, and what they say is explained (`fuse/refusals.py`).
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 from collections.abc import Callable
-from ctypes.util import find_library
 
 from symfuse.dataset import real_root
 from symfuse.errors import FuseUnavailable, MountpointError
-from symfuse.fuse import kernelmount
-from symfuse.fuse.kernelmount import CURE_NO_HELPER
 from symfuse.mounts import table, unmount
 from symfuse.mounts.request import MountRequest
 from symfuse.policy import Backend
-
-FUSE_CONF = "/etc/fuse.conf"
 
 
 def check(request: MountRequest, *, on_note: Callable[[str], None]) -> None:
@@ -32,7 +26,7 @@ def check(request: MountRequest, *, on_note: Callable[[str], None]) -> None:
         on_note(f"cleared a dead mount at {os.fsdecode(request.mountpoint)}: its server had ended without unmounting")
     real_root(request.source)
     check_mountpoint(request.mountpoint, request.source)
-    check_fuse(request.backend, allow_other=request.allow_other)
+    check_fuse(request.backend)
     if request.stack and os.geteuid() != 0:
         raise FuseUnavailable("only root can mount an overlay, which --stack needs", "mount without --stack")
 
@@ -50,7 +44,6 @@ def check_mountpoint(mountpoint: bytes, source: bytes) -> None:
     if not stat.S_ISDIR(status.st_mode):
         raise MountpointError(f"mountpoint {name} is not a directory", "use an empty directory")
     _check_apart(mountpoint, source)
-    _check_owned(mountpoint, status)
     _check_empty(mountpoint)
 
 
@@ -96,18 +89,6 @@ def _identity(path: bytes) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _check_owned(mountpoint: bytes, status: os.stat_result) -> None:
-    """What fusermount3 asks of an ordinary user. Source: `check_perm` in libfuse's util/fusermount.c."""
-    if os.geteuid() == 0:
-        return
-    name = os.fsdecode(mountpoint)
-    cure = "use a directory that you own"
-    if status.st_mode & stat.S_ISVTX and status.st_uid != os.getuid():
-        raise MountpointError(f"mountpoint {name} belongs to somebody else", cure)
-    if not os.access(mountpoint, os.W_OK):
-        raise MountpointError(f"you may not write to mountpoint {name}", cure)
-
-
 def _check_empty(mountpoint: bytes) -> None:
     name = os.fsdecode(mountpoint)
     try:
@@ -119,45 +100,20 @@ def _check_empty(mountpoint: bytes) -> None:
         raise MountpointError(f"mountpoint {name} is not empty", "use an empty directory")
 
 
-def check_fuse(backend: Backend, *, allow_other: bool) -> None:
-    """Errors: FuseUnavailable."""
-    os.close(kernelmount.open_device())
+def check_fuse(backend: Backend) -> None:
+    """What must be there before a server is started; whether it may mount, the server asks. Errors: FuseUnavailable."""
     if backend is Backend.FUSEPY:
         _check_libfuse()
-    if os.geteuid() != 0:
-        _check_helper(backend)
-        if allow_other and not _user_allow_other():
-            raise FuseUnavailable(
-                "ordinary users may not use --allow-other here",
-                f"have root add the line user_allow_other to {FUSE_CONF}, or mount as root",
-            )
-
-
-def _check_helper(backend: Backend) -> None:
-    """The setuid program that mounts for ordinary users; libfuse 2 knows it only by its old name."""
-    path = shutil.which("fusermount") if backend is Backend.FUSEPY else kernelmount.helper()
-    if path is None:
-        name = "fusermount" if backend is Backend.FUSEPY else "fusermount3"
-        raise FuseUnavailable(f"{name} is not installed, and only root can mount without it", CURE_NO_HELPER)
-    status = os.stat(path)
-    if not (status.st_uid == 0 and status.st_mode & stat.S_ISUID):
-        raise FuseUnavailable(
-            f"{path} is not setuid root", "ask root to reinstall it: apt-get install --reinstall fuse3"
-        )
 
 
 def _check_libfuse() -> None:
     """What `import fuse` will look for. Source: fusepy's fuse.py."""
+    try:
+        from ctypes.util import find_library  # noqa: PLC0415 - some builds of Python lack it
+    except ImportError as error:
+        raise FuseUnavailable("this Python lacks ctypes, which fusepy needs", "use --backend kernel") from error
     if os.environ.get("FUSE_LIBRARY_PATH") is None and find_library("fuse") is None:
         raise FuseUnavailable(
             "--backend fusepy needs libfuse 2, which is not installed",
             "install it (apt-get install libfuse2), or use --backend kernel",
         )
-
-
-def _user_allow_other() -> bool:
-    try:
-        with open(FUSE_CONF, encoding="utf-8", errors="replace") as lines:
-            return any(line.strip() == "user_allow_other" for line in lines)
-    except OSError:
-        return False

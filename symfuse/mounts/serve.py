@@ -90,6 +90,8 @@ class MountServer:
 
     def _work(self) -> None:
         try:
+            if self._request.scans_first:
+                self._rehearse()
             view = prepare(self._request, self._report, self._stop)
             if not self._stop.is_set():
                 self._view = view
@@ -98,6 +100,13 @@ class MountServer:
             self._error = error
         finally:
             self._tell(_ENDED)
+
+    def _rehearse(self) -> None:
+        """Be refused now, if at all, and not after minutes of scanning. Errors: FuseUnavailable, MountpointError."""
+        request = self._request
+        kernelmount.rehearse(
+            MountOptions(mountpoint=request.mountpoint, fsname=request.source, allow_other=request.allow_other)
+        )
 
     def _announce(self, view: View) -> None:
         """The mount is there, and no request but INIT was answered yet."""
@@ -268,6 +277,8 @@ class MountServer:
         except OSError as error:
             if error.errno != errno.EINVAL:  # EINVAL: somebody else was quicker
                 log.error("%s cannot be unmounted: %s", os.fsdecode(mountpoint), error.strerror)
+        except SymfuseError as error:
+            log.error("%s cannot be unmounted: %s", os.fsdecode(mountpoint), error)
 
     def _end(self) -> None:
         is_watched = self._lifeline is not None and self._lifeline in self._selector.get_map()

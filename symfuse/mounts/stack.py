@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Callable
 
 from symfuse.control import Control
-from symfuse.errors import FuseUnavailable
+from symfuse.errors import FuseUnavailable, SymfuseError
 from symfuse.fuse import kernelmount, layers
 from symfuse.mounts import channel
 
@@ -58,7 +58,7 @@ class Place:
     def detach(self) -> None:
         """Unmount what is mounted here: what the overlay is made of stays in it."""
         for path in (self._top, self.fuse):
-            with contextlib.suppress(OSError):  # not there yet, or no more
+            with contextlib.suppress(OSError, SymfuseError):  # not there yet, or no more
                 kernelmount.unmount(path, lazy=True)
 
     def remove(self) -> None:
@@ -117,7 +117,7 @@ def _locked(path: bytes, how: int) -> int:
 def _remove(path: bytes) -> None:
     for name in (b"fuse", b"top"):
         mountpoint = os.path.join(path, name)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, SymfuseError):
             kernelmount.unmount(mountpoint, lazy=True)
         with contextlib.suppress(OSError):
             os.rmdir(mountpoint)

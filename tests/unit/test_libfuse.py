@@ -16,7 +16,7 @@ import pytest
 from symfuse.control import BUFFER_BYTES, STATUS, WHY, Control, decode, encode
 from symfuse.counters import Counters
 from symfuse.errors import FuseUnavailable
-from symfuse.fuse import kernelmount
+from symfuse.fuse import helper
 from symfuse.fuse.libfuse import Caller, LibfuseBackend, Operations, Stderr
 from symfuse.fuse.options import MountOptions
 from symfuse.view import View
@@ -150,7 +150,7 @@ def test_one_thread_has_one_tally_although_it_is_none_of_pythons(operations: Ope
 
 
 def test_an_option_value_cannot_add_an_option() -> None:
-    assert kernelmount.escape(b"/a,allow_other\\,b") == b"/a\\,allow_other\\\\\\,b"
+    assert helper.escape(b"/a,allow_other\\,b") == b"/a\\,allow_other\\\\\\,b"
 
 
 # -- what a user may lack ----------------------------------------------------------------------------------------------
