@@ -1,22 +1,31 @@
-"""What a live mount can be asked, and how the question travels: an ioctl on the mount's root directory.
+"""What a live mount can be asked, and how question and answer are put into words.
 
-An ioctl needs no socket, no state file and no name in the view; it works wherever the mount is visible (other
-containers too) and ends with it. Requests and replies are one fixed-size buffer that begins with a JSON object and is
-padded with NULs. Source: ioctl(2); `_IOC` in `asm-generic/ioctl.h`; restricted FUSE ioctls in `fs/fuse/ioctl.c`.
+One round is a command and a payload there, and a payload back, neither longer than BUFFER_BYTES: an ioctl on the
+mount's root directory, or a packet through a socket (`mounts/channel.py`). An ioctl needs no socket, no state file and
+no name in the view; it works wherever the mount is visible (other containers too) and ends with it.
+
+A payload is a JSON object, perhaps padded with NULs. The answer is `{"ok": …}` or `{"error": {"kind", "message",
+"cure"}}`. A longer one is `{"long": {"id", "bytes"}}`: the server keeps it, compressed, for a while, and MORE fetches
+it part by part. An errno says only that nobody of ours was asked (ENOTTY), or that this user may not ask (EACCES).
+Source: ioctl(2); `_IOC` in `asm-generic/ioctl.h`; restricted FUSE ioctls in `fs/fuse/ioctl.c`.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
+import logging
 import os
+import secrets
+import threading
 import time
+import zlib
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from symfuse.errors import NotMounted, UsageError
-from symfuse.explain import explain
+from symfuse.errors import NotMounted, SymfuseError, UsageError
+from symfuse.explain import explain, hidden_below
 
 if TYPE_CHECKING:
     from symfuse.counters import Counters
@@ -24,6 +33,11 @@ if TYPE_CHECKING:
 
 #: The buffer's size: the most that a restricted ioctl can carry (`_IOC_SIZEBITS` is 14), rounded down to 8.
 BUFFER_BYTES = (1 << 14) - 8
+#: How many long answers are kept, and for how long after they were last asked for.
+MAX_LONG_ANSWERS = 4
+LONG_ANSWER_AGE_S = 60.0
+#: No answer is longer. It bounds what an impostor can make a client read.
+MAX_ANSWER_BYTES = 1 << 30
 
 
 def _iowr(number: int) -> int:
@@ -32,9 +46,22 @@ def _iowr(number: int) -> int:
 
 
 STATUS = _iowr(0x51)
+#: `path` -> `Explanation.as_dict()`.
 WHY = _iowr(0x52)
+#: `path` -> all that is hidden there and below, and all that was found (`explain.hidden_below`).
+HIDDEN = _iowr(0x53)
+#: `id`, `offset` -> PART and the bytes of a long answer from there on.
+MORE = _iowr(0x54)
+COMMANDS = frozenset({STATUS, WHY, HIDDEN, MORE})
+#: What the parts of a long answer begin with: no JSON object does.
+PART = b"+"
 
 Message = dict[str, Any]
+#: One round: command and payload there, payload back.
+#: Errors: OSError, NotMounted.
+Exchange = Callable[[int, bytes], bytes]
+
+log = logging.getLogger(__name__)
 
 
 def encode(message: Mapping[str, Any]) -> bytes:
@@ -48,14 +75,23 @@ def decode(buffer: bytes | bytearray) -> Message:
     Errors: ValueError for bytes that are no JSON object.
     """
     text = bytes(buffer).rstrip(b"\0").decode("utf-8", "surrogateescape")
-    message = json.loads(text) if text else {}
+    try:
+        message = json.loads(text) if text else {}
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
     if not isinstance(message, dict):
         raise ValueError("not a JSON object")
     return message
 
 
+# -- the server's side ---------------------------------------------------------------------------------------------
+
+
 class Control:
-    """The server's side: answers the questions. Both FUSE adapters hold one."""
+    """Answers the questions. Both FUSE adapters hold one. Safe to use from several threads.
+
+    `watch` tells which parts of the dataset are no longer there, or do not answer (`mounts/presence.py`).
+    """
 
     def __init__(
         self,
@@ -66,11 +102,13 @@ class Control:
         source: bytes,
         mountpoint: bytes,
         log: str | None = None,
+        watch: Callable[[], Mapping[str, list[str]]] = dict,
     ) -> None:
         self.view = view
         self.counters = counters
         #: How content is read; a backend that knows another way puts its own answer here.
         self.io: Callable[[], str] = lambda: "cached"
+        self._watch = watch
         self._fixed: Message = {
             "source": os.fsdecode(source),
             "mountpoint": os.fsdecode(mountpoint),
@@ -82,74 +120,166 @@ class Control:
         }
         self._uid = os.geteuid()
         self._started_s = time.monotonic()
+        self._long = LongAnswers()
 
     def answer(self, command: int, payload: bytes, *, uid: int) -> bytes:
-        """The reply to one ioctl, at most BUFFER_BYTES long.
+        """The reply to one question, at most BUFFER_BYTES long.
 
         Errors: OSError ENOTTY for a command that is not ours, EACCES for a caller that is neither root nor the user
-        who mounted (a reply names paths outside the view), EINVAL for a payload that is no message.
+        who mounted (a reply names paths outside the view). Whatever else is wrong, the reply says.
         """
-        if command not in (STATUS, WHY):
+        if command not in COMMANDS:
             raise OSError(errno.ENOTTY, "not a symfuse ioctl")
         if uid not in (0, self._uid):
             raise OSError(errno.EACCES, "only root and the mount's owner may ask")
-        if command == STATUS:
-            return _fit_status(self.status())
         try:
-            path = os.fsencode(decode(payload)["path"])
-            if b"\0" in path:
-                raise ValueError("no path holds a NUL")
-        except (ValueError, KeyError, TypeError) as error:
-            raise OSError(errno.EINVAL, "malformed question") from error
-        return _fit(explain(self.view, path).as_dict())
+            question = _question(payload)
+            if command == MORE:
+                return PART + self._long.part(question)
+            answer = encode({"ok": self._answer(command, question)})
+        except SymfuseError as error:
+            answer = _in_band(error)
+        except OSError as error:
+            answer = _in_band(SymfuseError(f"the dataset cannot be read ({error.strerror})", "see its file system"))
+        except Exception as error:
+            log.exception("a question was not answered")
+            answer = _in_band(SymfuseError(f"internal error: {type(error).__name__}", "see the log of the mount"))
+        return answer if len(answer) <= BUFFER_BYTES else encode({"long": self._long.keep(answer)})
+
+    def _answer(self, command: int, question: Message) -> Message:
+        if command == STATUS:
+            return self.status()
+        path = _path(question)
+        return hidden_below(self.view, path) if command == HIDDEN else explain(self.view, path).as_dict()
 
     def status(self) -> Message:
-        """What `symfuse status` shows of a live mount."""
+        """What `symfuse status` shows of a live mount. `missing` and `hanging` are paths."""
+        stale = self.view.stale()
         return self._fixed | {
             "uptime_s": round(time.monotonic() - self._started_s, 3),
             "frozen": self.view.progress().as_dict(),
+            "stale": len(stale),
+            "stale_examples": [os.fsdecode(self.view.path(nodeid)) for nodeid in stale[:MAX_STALE_EXAMPLES]],
+            "missing": [],
+            "hanging": [],
+            **self._watch(),
             "requests": self.counters.requests(),
             "io": self.io(),
             "bytes_read": self.counters.bytes_read(),
         }
 
 
-def _fit_status(status: Message) -> bytes:
-    """With as many examples of hidden entries as there is room for: paths may be long, the rest must get through."""
-    examples: list[list[str]] = list(status["frozen"]["examples"].values())
-    while any(examples) and len(encode(status)) > BUFFER_BYTES:
-        max(examples, key=lambda paths: sum(map(len, paths))).pop()
-    return _fit(status)
+#: Paths of sources that changed, which `status` names.
+MAX_STALE_EXAMPLES = 5
 
 
-def _fit(message: Message) -> bytes:
-    reply = encode(message)
-    if len(reply) > BUFFER_BYTES:
-        reply = encode({"error": "the answer does not fit into one ioctl"})
-    return reply
+class LongAnswers:
+    """Answers that are too long for one round, kept until they were fetched. Few of them, and not for long."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[str, tuple[float, bytes]] = OrderedDict()  # id -> when last used, the answer; by age
+
+    def keep(self, answer: bytes) -> Message:
+        """What the client is told instead. Compressed, because each round costs it a process (`mounts/bounded.py`)."""
+        name, packed = secrets.token_hex(8), zlib.compress(answer, 1)
+        with self._lock:
+            self._kept[name] = time.monotonic(), packed
+            self._forget_old()
+        return {"id": name, "bytes": len(packed)}
+
+    def part(self, question: Message) -> bytes:
+        """The bytes from an offset on that fit into one round; the answer is forgotten with its last ones.
+
+        Errors: UsageError.
+        """
+        name, offset = question.get("id"), question.get("offset")
+        if not isinstance(name, str) or not isinstance(offset, int):
+            raise UsageError("malformed question", "ask with the symfuse command")
+        with self._lock:
+            self._forget_old()
+            if name not in self._kept:
+                raise UsageError("the rest of this answer is no longer kept", "ask the question again")
+            _, packed = self._kept.pop(name)
+            end = max(offset, 0) + BUFFER_BYTES - len(PART)
+            if end < len(packed):
+                self._kept[name] = time.monotonic(), packed
+        return packed[max(offset, 0) : end]
+
+    def _forget_old(self) -> None:
+        """Called with _lock."""
+        oldest_s = time.monotonic() - LONG_ANSWER_AGE_S
+        while self._kept and (len(self._kept) > MAX_LONG_ANSWERS or next(iter(self._kept.values()))[0] < oldest_s):
+            self._kept.popitem(last=False)
 
 
-def ask(mountpoint: bytes, command: int, **question: str) -> Message:
-    """The client's side: one question to the mount at `mountpoint`, answered by its server.
+def _question(payload: bytes) -> Message:
+    try:
+        return decode(payload)
+    except ValueError:
+        raise UsageError("malformed question", "ask with the symfuse command") from None
 
-    Errors: NotMounted when no symfuse server answers there (nothing mounted, another filesystem, a dead server);
-    PermissionError when the mount is another user's; UsageError when the question is too long to be asked.
+
+def _path(question: Message) -> bytes:
+    """Errors: UsageError."""
+    path = question.get("path")
+    try:
+        name = path.encode("utf-8", "surrogateescape") if isinstance(path, str) else b"\0"
+    except UnicodeEncodeError:  # a surrogate that stands for no byte
+        name = b"\0"
+    if b"\0" in name:
+        raise UsageError("malformed question: no path", "ask with the symfuse command")
+    return name
+
+
+def _in_band(error: SymfuseError) -> bytes:
+    return encode({"error": {"kind": error.status.name.lower(), "message": error.cause, "cure": error.cure}})
+
+
+# -- the client's side ---------------------------------------------------------------------------------------------
+
+
+def ask(exchange: Exchange, command: int, **question: str) -> Message:
+    """One question to a mount, answered by its server, in as many rounds as that takes.
+
+    Errors: SymfuseError of the kind that the server met; UsageError when the question is too long to be asked;
+    NotMounted for an answer that no server of ours gives; whatever `exchange` raises.
     """
-    buffer = bytearray(encode(question))
-    if len(buffer) > BUFFER_BYTES:
-        raise UsageError("the path is too long for a mount to be asked about")
-    buffer.extend(bytes(BUFFER_BYTES - len(buffer)))
+    payload = encode(question)
+    if len(payload) > BUFFER_BYTES:
+        raise UsageError("the path is longer than any path can be", "name a shorter one")
     try:
-        fd = os.open(mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.ioctl(fd, command, buffer)
-        finally:
-            os.close(fd)
-    except PermissionError:
-        raise
-    except OSError as error:
-        raise NotMounted(f"no symfuse server answers at {os.fsdecode(mountpoint)} ({error.strerror})") from error
-    try:
-        return decode(buffer)
-    except ValueError as error:
-        raise NotMounted(f"what answers at {os.fsdecode(mountpoint)} is no symfuse server") from error
+        answer = decode(exchange(command, payload))
+        if "long" in answer:
+            answer = decode(_fetch(exchange, answer["long"]))
+        if "error" in answer:
+            raise _raised(answer["error"])
+        told = answer["ok"]
+        if not isinstance(told, dict):
+            raise ValueError("no answer")
+    except (ValueError, KeyError, TypeError, OverflowError, zlib.error) as error:
+        raise NotMounted("what answers there is no symfuse server", "see what is mounted there with findmnt") from error
+    return told
+
+
+def _fetch(exchange: Exchange, long: Message) -> bytes:
+    """A long answer, whole. Errors: SymfuseError when the server has lost it; ValueError."""
+    size = int(long["bytes"])
+    if not 0 <= size <= MAX_ANSWER_BYTES:
+        raise ValueError("no length")
+    packed = bytearray()
+    while len(packed) < size:
+        part = exchange(MORE, encode({"id": long["id"], "offset": len(packed)}))
+        if not part.startswith(PART):
+            raise _raised(decode(part)["error"])
+        if len(part) == len(PART):
+            raise ValueError("nothing more")
+        packed += part[len(PART) :][: size - len(packed)]  # what follows the last part is padding
+    answer = zlib.decompressobj()
+    return answer.decompress(packed, MAX_ANSWER_BYTES)
+
+
+def _raised(told: Message) -> SymfuseError:
+    """The error that the server met, of the class it had there."""
+    classes = {each.status.name.lower(): each for each in SymfuseError.__subclasses__()}
+    return classes.get(str(told["kind"]), SymfuseError)(str(told["message"]), str(told.get("cure") or ""))

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from symfuse.errors import SourceError
 from symfuse.links import NAME_MAX, Hop, Links, Neighbours, Unresolvable, at_path, join, kind_of, with_slash
-from symfuse.policy import DirLinks, DotEntries, Kind, Outside, Policy
+from symfuse.policy import DirLinks, DotEntries, Kind, NonUtf8, Outside, Policy
 
 _DOT = ord(".")
 _READ_ONLY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -93,7 +93,7 @@ class Dataset:
             follow = neighbours.follow
             for name, is_link in names:
                 target = None
-                if name[0] == _DOT or name == own or len(name) > NAME_MAX:
+                if name[0] == _DOT or name == own or len(name) > NAME_MAX or not name.isascii():
                     problem = self._name_problem(path, name)
                     if problem is not None:
                         yield Entry(None, problem)
@@ -133,6 +133,8 @@ class Dataset:
             return Kind.DOT_ENTRY
         if name == self._mountpoint_name and join(directory, name) == self.links.mountpoint:
             return Kind.RECURSIVE  # a link led to a directory that holds it
+        if self.policy.non_utf8 is NonUtf8.HIDE and not is_utf8(name):
+            return Kind.NOT_UTF8
         return Kind.UNREADABLE if len(name) > NAME_MAX else None
 
     def _problem(self, status: os.stat_result, name: bytes, fd: int, target: bytes | None) -> Kind | None:
@@ -211,6 +213,15 @@ class Dataset:
             return at_path(os.open, path, flags)  # somebody else's file: O_NOATIME is for owners
 
 
+def is_utf8(name: bytes) -> bool:
+    """Whether a name can be read as text."""
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def real_root(root: bytes) -> bytes:
     """The real path of a dataset's root. Errors: SourceError when it is missing, no directory, or unreadable."""
     shown = os.fsdecode(root)
@@ -218,8 +229,8 @@ def real_root(root: bytes) -> bytes:
         path = os.path.realpath(root, strict=True)
         if not stat.S_ISDIR(os.lstat(path).st_mode):
             raise SourceError(f"{shown} is not a directory", "name the directory that holds the dataset")
-        with os.scandir(path):
-            pass
+        with os.scandir(path) as entries:
+            next(entries, None)  # some file systems let a directory be opened that they cannot list
     except FileNotFoundError as error:
         raise SourceError(f"{shown} does not exist", "name the directory that holds the dataset") from error
     except PermissionError as error:

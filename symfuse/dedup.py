@@ -19,9 +19,6 @@ from symfuse.layout import Label, Labels, split_rank
 from symfuse.policy import Conflicts, Dedup, Finding, Kind, Scope
 from symfuse.view import View
 
-#: Conflicts and leaks name no more than this many copies of an image.
-MAX_NAMED = 4
-
 
 class Copy(NamedTuple):
     """One file of several that are the same image. In sorted order, what is shown comes first."""
@@ -81,13 +78,16 @@ class Deduplicator:
         """Count what is wrong with copies of one image that are in several classes or splits."""
         conflict = self._conflict(copies)
         if conflict:
-            self._view.report(Finding.CONFLICT, (copy.path for copy in conflict[:MAX_NAMED]))
+            split = conflict[0].label.split
+            others = [copy for copy in copies if copy.label.category is not None and copy.label.split == split]
+            self._view.report(Finding.CONFLICT, _nodeids(conflict, others))
         splits: dict[bytes, Copy] = {}
         for copy in copies:
             if copy.label.split is not None:
                 splits.setdefault(copy.label.split, copy)
         if len(splits) > 1:
-            self._view.report(Finding.LEAK, (copy.path for copy in [*splits.values()][:MAX_NAMED]))
+            others = [copy for copy in copies if copy.label.split is not None]
+            self._view.report(Finding.LEAK, _nodeids(splits.values(), others))
 
     def _conflict(self, copies: Iterable[Copy]) -> list[Copy]:
         """A copy from each class of a split that has several of them, if there is such a split."""
@@ -126,3 +126,8 @@ class Deduplicator:
         for copy in others:
             is_leak = split is not None and copy.label.split not in (None, split)
             self._view.hide(copy.nodeid, Kind.LEAK if is_leak else Kind.DUPLICATE, stand_in=first.nodeid)
+
+
+def _nodeids(first: Iterable[Copy], others: Iterable[Copy]) -> list[int]:
+    """The nodeids of copies, each once; those of the first are what an example names."""
+    return list(dict.fromkeys(copy.nodeid for copy in (*first, *others)))

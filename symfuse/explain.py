@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 from symfuse.links import Hop, Unresolvable
 from symfuse.nodes import Directory
 from symfuse.policy import Kind
-from symfuse.view import ROOT_NODEID, View
+from symfuse.stores import absent_store
+from symfuse.view import PLACE_BITS, ROOT_NODEID, View
 
 
 @dataclass
@@ -17,6 +19,7 @@ class Explanation:
     """What stands at a path and why, for `symfuse why`.
 
     `source` is the real path shown there, `shown_instead` the path in the view of what stands for a hidden file.
+    `stale` says what has become of a source that is shown, but cannot be read any more. `notes` are further lines.
     """
 
     path: bytes
@@ -26,6 +29,8 @@ class Explanation:
     source: bytes | None = None
     hops: list[Hop] = field(default_factory=list)
     shown_instead: bytes | None = None
+    stale: str | None = None
+    notes: list[str] = field(default_factory=list)
 
     @property
     def steps(self) -> list[str]:
@@ -42,37 +47,148 @@ class Explanation:
             "source": None if self.source is None else os.fsdecode(self.source),
             "steps": self.steps,
             "shown_instead": None if self.shown_instead is None else os.fsdecode(self.shown_instead),
+            "stale": self.stale,
+            "notes": self.notes,
         }
 
 
 def explain(view: View, path: bytes) -> Explanation:
     """What the view shows at a path relative to its root, or why it shows nothing.
 
-    What was frozen decides; links are followed anew to name them. Errors: OSError when a directory cannot be read.
+    What was frozen decides. Links are followed again to name them; where they lead elsewhere by now, a note says so.
+    Nothing is raised for what the dataset has become: a directory that cannot be listed is an answer.
     """
-    number = ROOT_NODEID
-    walked = b""
-    hops: list[Hop] = []
-    parts = [part for part in path.split(b"/") if part not in (b"", b".")]
-    shown = view.dataset.root
-    for index, name in enumerate(parts):
-        walked = os.path.join(walked, name)
+    return _Walk(view).to(_parts(path))
+
+
+def hidden_below(view: View, path: bytes) -> dict[str, Any]:
+    """Every hidden entry and every finding at a path and below it, as JSON has it: of all that is frozen by now."""
+    prefix = b"/".join(_parts(path))
+
+    def is_below(name: bytes) -> bool:
+        return not prefix or name == prefix or name.startswith(prefix + b"/")
+
+    return {
+        "hidden": [
+            {
+                "kind": str(kind),
+                "path": os.fsdecode(name),
+                "shown_instead": None if instead is None else os.fsdecode(instead),
+            }
+            for kind, name, instead in view.hidden_entries()
+            if is_below(name)
+        ],
+        "findings": [
+            {"finding": str(finding), "paths": [os.fsdecode(name) or "." for name in names]}
+            for finding, names in view.found()
+            if any(map(is_below, names))
+        ],
+        "stale": [
+            os.fsdecode(name) for name in (view.path(nodeid) for nodeid in view.stale()) if is_below(name)
+        ],
+        "complete": view.progress().complete,
+    }  # fmt: skip
+
+
+def _parts(path: bytes) -> list[bytes]:
+    return [part for part in path.split(b"/") if part not in (b"", b".")]
+
+
+class _Walk:
+    """One walk from the root of a view to a path, and what was met on it."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._walked = b""
+        self._hops: list[Hop] = []
+        self._notes: list[str] = []
+        self._source = view.dataset.root
+
+    def to(self, parts: list[bytes]) -> Explanation:
+        """Walk these names from the root."""
+        nodeid = ROOT_NODEID
+        for name in parts:
+            if nodeid >> PLACE_BITS:
+                return self._not_shown("a file, not a directory")
+            try:
+                entered = self._enter(nodeid, name)
+            except OSError as error:
+                return self._unlistable(error)
+            if isinstance(entered, Explanation):
+                return entered
+            nodeid = entered
+        if nodeid >> PLACE_BITS == 0:
+            try:
+                self._view.table(nodeid)
+            except OSError as error:
+                return self._unlistable(error)
+            return self._shown(None)
+        return self._shown(self._what_became_of(nodeid))
+
+    def _enter(self, number: int, name: bytes) -> int | Explanation:
+        """The nodeid of what is shown under a name of a directory, or why nothing is. Errors: OSError."""
+        view = self._view
         directory = view.directory(number)
         place = view.find(number, name)
-        shown = _trace(view, directory, name, hops)
+        kind = None if place is None else view.hidden(number, place)
+        self._walked = os.path.join(self._walked, name)
+        self._source = _trace(view, directory, name, self._hops)
         if place is None:
-            return Explanation(walked, False, _missing(view, directory, name), None, None, hops)
-        kind = view.hidden(number, place)
+            return self._not_shown(_missing(view, directory, name))
         if kind is not None:
-            stand_in = view.stand_in(number, place)
-            shown_instead = view.path(stand_in) if stand_in else None
-            return Explanation(walked, False, kind.meaning, kind, None, hops, shown_instead)
+            instead = view.stand_in(number, place)
+            if kind is Kind.DANGLING and (store := absent_store(view.dataset, directory.path, name)):
+                self._notes.append(store)
+            return self._not_shown(kind.meaning, kind, view.path(instead) if instead else None)
         child = view.child(number, place)
-        if child is None and index + 1 < len(parts):
-            return Explanation(walked, False, "a file, not a directory", None, None, hops)
-        number = child or 0
-    reason = "shown: its source is a link's target" if hops else "shown: it is no link"
-    return Explanation(walked or b".", True, reason, None, shown, hops)
+        if child is None:
+            return number << PLACE_BITS | place
+        self._compare(view.directory(child).path)
+        return child
+
+    def _compare(self, frozen: bytes) -> None:
+        """Of a linked directory the mount serves the one that the link led to when it was frozen."""
+        if self._source != frozen:
+            now = f"to {os.fsdecode(self._source)}" if self._source else "nowhere"
+            self._notes.append(
+                f"the link leads {now} by now; the mount serves {os.fsdecode(frozen)}, as when it was frozen: "
+                "mount again to follow it"
+            )
+            self._source = frozen
+
+    def _what_became_of(self, nodeid: int) -> str | None:
+        """Why reading a file would fail now, or None."""
+        try:
+            os.close(self._view.open_source(nodeid))
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                return f"reading it fails: {error.strerror}"
+            cause = error.__cause__
+            is_gone = isinstance(cause, OSError) and cause.errno in (errno.ENOENT, errno.ENOTDIR)
+            became = "vanished" if is_gone else "changed"
+            detail = "" if is_gone else f" ({(error.strerror or '').removeprefix('source changed: ')})"
+            return (
+                f"its source has {became} since it was frozen{detail}: reading it fails with ESTALE; mount again"
+            )  # fmt: skip
+        return None
+
+    def _shown(self, stale: str | None) -> Explanation:
+        reason = "shown: its source is a link's target" if self._hops else "shown: it is no link"
+        if stale is not None:
+            reason = f"shown, but {stale}"
+        return Explanation(
+            self._walked or b".", True, reason, None, self._source or None, self._hops, stale=stale, notes=self._notes
+        )
+
+    def _unlistable(self, error: OSError) -> Explanation:
+        where = os.fsdecode(self._walked) or "the root of the dataset"
+        reason = f"the directory {where} cannot be listed ({error.strerror})"
+        return self._not_shown(reason, Kind.UNREADABLE)
+
+    def _not_shown(self, reason: str, kind: Kind | None = None, instead: bytes | None = None) -> Explanation:
+        return Explanation(
+            self._walked or b".", False, reason, kind, None, self._hops, shown_instead=instead, notes=self._notes
+        )
 
 
 def _trace(view: View, directory: Directory, name: bytes, hops: list[Hop]) -> bytes:

@@ -43,16 +43,16 @@ def _entry(line: bytes) -> MountEntry:
     # 36 35 98:0 /root /mountpoint options [optional fields…] - fstype source super-options
     fields = line.split(b" ")
     separator = fields.index(b"-", 6)
-    fstype, options = _unescape(fields[separator + 1]), fields[separator + 3]
+    fstype, options = unescape(fields[separator + 1]), fields[separator + 3]
     major, _, minor = fields[2].partition(b":")
     return MountEntry(
         mount_id=int(fields[0]),
         parent_id=int(fields[1]),
         device=os.makedev(int(major), int(minor)),
-        root=_unescape(fields[3]),
-        mountpoint=_unescape(fields[4]),
+        root=unescape(fields[3]),
+        mountpoint=unescape(fields[4]),
         fstype=fstype,
-        source=_unescape(fields[separator + 2]),
+        source=unescape(fields[separator + 2]),
         user=_user(options),
         place=_place(options) if fstype == OVERLAY else None,
     )
@@ -68,7 +68,7 @@ def _place(options: bytes) -> bytes | None:
     return found[1] if found else None
 
 
-def _unescape(text: bytes) -> bytes:
+def unescape(text: bytes) -> bytes:
     r"""Space, tab, newline and backslash stand as `\040` and so on."""
     return re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8)]), text)
 

@@ -22,6 +22,7 @@ class Kind(enum.StrEnum):
     OUTSIDE = "outside"
     DOT_ENTRY = "dot-entry"
     DIR_LINK = "dir-link"
+    NOT_UTF8 = "not-utf8"
     DUPLICATE = "duplicate"
     LEAK = "leak"
     CONFLICT = "conflict"
@@ -49,6 +50,7 @@ _MEANINGS = {
     Kind.OUTSIDE: "the link leaves the dataset and its target is in no --allow-root directory",
     Kind.DOT_ENTRY: "its name begins with a dot",
     Kind.DIR_LINK: "a link to a directory, and --dir-links hide was given",
+    Kind.NOT_UTF8: "its name is not UTF-8, and --non-utf8 hide was given",
     Kind.DUPLICATE: "the same image is shown at another place",
     Kind.LEAK: "the same image is shown in another split",
     Kind.CONFLICT: "the same image is under several classes, and --conflicts drop was given",
@@ -57,11 +59,13 @@ _MEANINGS = {
 
 
 class Finding(enum.StrEnum):
-    """What is wrong with an image although it is shown. Counted in images, not in files."""
+    """What is wrong although it is shown. Counted in images, not in files, where it is about images."""
 
     CONFLICT = "conflict"
     LEAK = "leak"
     UNREAD = "unread"
+    EMPTIED = "emptied"
+    NOT_UTF8 = "not-utf8"
 
     @property
     def meaning(self) -> str:
@@ -70,11 +74,16 @@ class Finding(enum.StrEnum):
             Finding.CONFLICT: "one image under several classes of one split",
             Finding.LEAK: "one image in several splits",
             Finding.UNREAD: "not looked into, for it could not be read or changed meanwhile; it is shown",
+            Finding.EMPTIED: "a directory of which nearly all entries, or all, are hidden for their problems",
+            Finding.NOT_UTF8: "a name that is not UTF-8, which ends many loaders; --non-utf8 hide hides it",
         }[self]
 
 
+#: What a dataset can be refused for.
+Problem = Kind | Finding
+
 PROBLEMS = frozenset(Kind) - {
-    *(Kind.DOT_ENTRY, Kind.DIR_LINK),
+    *(Kind.DOT_ENTRY, Kind.DIR_LINK, Kind.NOT_UTF8),
     *(Kind.DUPLICATE, Kind.LEAK, Kind.CONFLICT, Kind.BROKEN),
 }
 
@@ -113,6 +122,13 @@ class DotEntries(enum.StrEnum):
 
     HIDE = "hide"
     SHOW = "show"
+
+
+class NonUtf8(enum.StrEnum):
+    """Entries whose name is not UTF-8."""
+
+    SHOW = "show"
+    HIDE = "hide"
 
 
 class SameBy(enum.StrEnum):
@@ -182,10 +198,11 @@ class Policy:
     outside: Outside = Outside.FOLLOW
     dir_links: DirLinks = DirLinks.FOLLOW
     dot_entries: DotEntries = DotEntries.HIDE
+    non_utf8: NonUtf8 = NonUtf8.SHOW
     allow_roots: tuple[bytes, ...] = ()
     dedup: Dedup = Dedup()
     broken_images: BrokenImages = BrokenImages.SHOW
-    fail_on: frozenset[Kind] = field(default_factory=frozenset)
+    fail_on: frozenset[Problem] = field(default_factory=frozenset)
 
     @property
     def looks_into_files(self) -> bool:

@@ -1,25 +1,30 @@
-"""How far a view is frozen, and what it hides."""
+"""How far a view is frozen, what it hides, and what was found to be wrong with it."""
 
 from __future__ import annotations
 
 import copy
 import os
-from collections import Counter
-from collections.abc import Iterable
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from symfuse.policy import Finding, Kind
 
 #: Hidden paths kept as examples, of each kind.
 MAX_EXAMPLES = 5
+#: An example of a finding names no more than this many copies of an image.
+MAX_NAMED = 4
 
 
 @dataclass
 class Progress:
     """What was frozen so far, and what is hidden.
 
-    `content_bytes` is the size of all files; `examples` holds the first paths of each kind.
+    `content_bytes` is the size of all files; `examples` holds the first paths of each kind. `hints` say what may be
+    behind all that: whole sentences for the user.
     """
 
     directories: int = 0
@@ -29,6 +34,7 @@ class Progress:
     examples: dict[Kind, list[str]] = field(default_factory=dict)
     findings: Counter[Finding] = field(default_factory=Counter)
     finding_examples: dict[Finding, list[str]] = field(default_factory=dict)
+    hints: list[str] = field(default_factory=list)
     complete: bool = False
     error: str | None = None
 
@@ -43,13 +49,6 @@ class Progress:
         if path is not None and self.wants_example(kind):
             examples.append(os.fsdecode(path))
 
-    def report(self, finding: Finding, paths: Iterable[bytes]) -> None:
-        """Count one image that something is wrong with; `paths` are those of its copies."""
-        self.findings[finding] += 1
-        examples = self.finding_examples.setdefault(finding, [])
-        if len(examples) < MAX_EXAMPLES:
-            examples.append(", ".join(map(os.fsdecode, paths)))
-
     def take_back(self, kind: Kind, path: bytes) -> None:
         """Undo one `note`."""
         self.hidden[kind] -= 1
@@ -58,6 +57,27 @@ class Progress:
             examples.remove(os.fsdecode(path))
         if self.hidden[kind] == 0:
             del self.hidden[kind], self.examples[kind]
+
+    def report(self, finding: Finding, paths: Iterable[bytes]) -> None:
+        """Count one finding; `paths` are those of an image's copies, or of the one entry that is meant."""
+        self.findings[finding] += 1
+        examples = self.finding_examples.setdefault(finding, [])
+        if len(examples) < MAX_EXAMPLES:
+            examples.append(", ".join(os.fsdecode(path) or "." for path in islice(paths, MAX_NAMED)))
+
+    def withdraw(self, finding: Finding, path: bytes) -> None:
+        """Undo one `report` of a single path."""
+        self.findings[finding] -= 1
+        examples = self.finding_examples[finding]
+        if os.fsdecode(path) in examples:
+            examples.remove(os.fsdecode(path))
+        if self.findings[finding] == 0:
+            del self.findings[finding], self.finding_examples[finding]
+
+    @property
+    def problems(self) -> int:
+        """Entries hidden that nobody asked to hide."""
+        return sum(number for kind, number in self.hidden.items() if not kind.is_choice)
 
     def copy(self) -> Progress:
         """A snapshot that the view no longer changes."""
@@ -73,19 +93,62 @@ class Progress:
             "examples": {str(kind): paths for kind, paths in sorted(self.examples.items())},
             "findings": {str(finding): number for finding, number in sorted(self.findings.items())},
             "finding_examples": {str(finding): paths for finding, paths in sorted(self.finding_examples.items())},
+            "hints": list(self.hints),
             "complete": self.complete,
             "error": self.error,
         }
 
 
-def finding_lines(frozen: dict[str, Any]) -> list[str]:
-    """What is wrong with images that may be shown all the same, a line for each kind with the first of them.
+class Findings:
+    """The nodeids that each finding is about. Packed, as there may be a million of them."""
+
+    def __init__(self) -> None:
+        self._nodeids: defaultdict[Finding, array[int]] = defaultdict(lambda: array("Q"))
+        self._ends: defaultdict[Finding, array[int]] = defaultdict(lambda: array("Q"))
+
+    def add(self, finding: Finding, nodeids: Iterable[int]) -> None:
+        """One finding: the files that are copies of one image, or the one entry that is meant."""
+        self._nodeids[finding].extend(nodeids)
+        self._ends[finding].append(len(self._nodeids[finding]))
+
+    def remove(self, finding: Finding, nodeid: int) -> bool:
+        """Take one finding of a single nodeid back, if there is one."""
+        groups = [group for each, group in self if each is finding]
+        if [nodeid] not in groups:
+            return False
+        groups.remove([nodeid])
+        del self._nodeids[finding], self._ends[finding]
+        for group in groups:
+            self.add(finding, group)
+        return True
+
+    def __iter__(self) -> Iterator[tuple[Finding, list[int]]]:
+        for finding in sorted(self._ends):
+            begin = 0
+            for end in self._ends[finding]:
+                yield finding, self._nodeids[finding][begin:end].tolist()
+                begin = end
+
+
+def warning_lines(frozen: dict[str, Any]) -> list[str]:
+    """What the user should know beyond what is hidden: findings, a line for each with the first of them, and hints.
 
     `frozen` is `Progress.as_dict()`.
     """
     examples: dict[str, list[str]] = frozen["finding_examples"]
-    return [
+    lines = [
         f"{number:,} {finding} ({Finding(finding).meaning}): "
         + "; ".join([*examples[finding], "…"] if number > len(examples[finding]) else examples[finding])
         for finding, number in frozen["findings"].items()
     ]
+    return lines + list(frozen["hints"])
+
+
+def hidden_line(frozen: dict[str, Any]) -> str | None:
+    """`9 entries hidden (7 dangling, 2 dot-entry)`, or None where nothing is. `frozen` is `Progress.as_dict()`."""
+    hidden: dict[str, int] = frozen["hidden"]
+    if not hidden:
+        return None
+    total = sum(hidden.values())
+    kinds = ", ".join(f"{number:,} {kind}" for kind, number in sorted(hidden.items(), key=lambda item: -item[1]))
+    return f"{total:,} {'entry' if total == 1 else 'entries'} hidden ({kinds})"

@@ -57,7 +57,7 @@ class Selection:
         self._hide()
         if not self._stop.is_set():
             for nodeid in sorted(self._unread):
-                self._view.report(Finding.UNREAD, [self._view.path(nodeid)])
+                self._view.report(Finding.UNREAD, [nodeid])
 
     def _hide(self) -> None:
         """Broken images first, so that none of them stands for others."""

@@ -12,7 +12,7 @@ from array import array
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from symfuse.dataset import Entry, Name
+from symfuse.dataset import Entry, Name, is_utf8
 from symfuse.policy import Kind
 
 #: Entries frozen in one go: some milliseconds' work.
@@ -62,6 +62,10 @@ class Traits:
 
     def __getitem__(self, index: int) -> Trait:
         return self._traits[index]
+
+    def devices(self) -> set[int]:
+        """The devices of all sources so far."""
+        return {trait.dev for trait in self._traits.copy()}
 
     def index(self, likeness: Likeness) -> int:
         """The trait's index, for ever."""
@@ -186,6 +190,12 @@ class Table:
             else:
                 high = middle
         return low if low < len(self) and self.name(low) == name else None
+
+    def not_utf8(self) -> list[int]:
+        """The places of names that are not UTF-8."""
+        if self._names.isascii():
+            return []
+        return [place for place in range(len(self)) if not is_utf8(self.name(place))]
 
     def nbytes(self) -> int:
         """Bytes held by the packed columns."""

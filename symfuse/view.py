@@ -27,7 +27,7 @@ from symfuse.dataset import Dataset
 from symfuse.inos import ROOT_INO, InoSpace, share
 from symfuse.nodes import Directory, Node, Shown, node_of
 from symfuse.policy import Finding, Kind
-from symfuse.progress import Progress
+from symfuse.progress import Findings, Progress
 from symfuse.repeats import Repeats
 from symfuse.source import Identity
 from symfuse.table import CHUNK, HIDDEN_MODE_BITS, Row, Table, Trait, Traits
@@ -35,6 +35,10 @@ from symfuse.table import CHUNK, HIDDEN_MODE_BITS, Row, Table, Trait, Traits
 ROOT_NODEID = 1
 PLACE_BITS = 32
 PLACE_MASK = (1 << PLACE_BITS) - 1
+#: A directory is emptied when so much of what it could show is hidden for its problems.
+NEARLY_ALL = 0.9
+#: Dangling links remembered, one for each directory, whose store may be absent.
+MAX_SAMPLES = 64
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +74,8 @@ class View:
         self._failed: set[int] = set()  # directories that could not be read when it was tried, under _lock
         self._closed: set[int] = set()  # those that must not be tried again
         self._progress = Progress()  # under _lock
+        self._findings = Findings()  # under _lock
+        self._dangling: list[tuple[bytes, bytes]] = []  # samples: directory's real path and name, under _lock
         self._content = Content(dataset)
         self._stale: set[int] = set()  # nodeids whose failure was logged
 
@@ -301,12 +307,43 @@ class View:
         progress.content_bytes += table.content_bytes
         if directory.number in self._failed:
             self._failed.remove(directory.number)
-            progress.take_back(Kind.UNREADABLE, self._shown_path(directory))
+            path = self._shown_path(directory)
+            progress.take_back(Kind.UNREADABLE, path)
+            if self._findings.remove(Finding.EMPTIED, directory.number):
+                progress.withdraw(Finding.EMPTIED, path)
         hidden = sorted([*table.problems.items(), *directory.absent.items()])
         if hidden:  # most directories hide nothing, and need no path
             path = self._shown_path(directory)
             for place, kind in hidden:
                 progress.note(kind, os.path.join(path, table.name(place)))
+            self._judge(directory, table, hidden)
+        for place in table.not_utf8():
+            if place not in table.problems and place not in directory.absent:
+                child = directory.children.get(place, directory.number << PLACE_BITS | place)
+                self._report(Finding.NOT_UTF8, [child])
+
+    def _judge(self, directory: Directory, table: Table, hidden: list[tuple[int, Kind]]) -> None:
+        """Say of a directory that nearly all of it is hidden, and remember a dangling link. Called with _lock held."""
+        problems = [place for place, kind in hidden if not kind.is_choice]
+        if problems and len(problems) >= NEARLY_ALL * (len(table) - len(hidden) + len(problems)):
+            self._report(Finding.EMPTIED, [directory.number])
+        dangling = next((place for place, kind in hidden if kind is Kind.DANGLING), None)
+        if dangling is not None and len(self._dangling) < MAX_SAMPLES:
+            self._dangling.append((directory.path, table.name(dangling)))
+
+    def conclude(self, hints: Iterable[str] = ()) -> None:
+        """All is frozen: judge the dataset as a whole, and add what may be behind all that is hidden."""
+        with self._lock:
+            progress = self._progress
+            progress.hints += [hint for hint in hints if hint not in progress.hints]
+            is_emptied = progress.problems and progress.problems >= NEARLY_ALL * (progress.files + progress.problems)
+            if is_emptied and (Finding.EMPTIED, [ROOT_NODEID]) not in self._findings:
+                self._report(Finding.EMPTIED, [ROOT_NODEID])
+
+    def dangling(self) -> list[tuple[bytes, bytes]]:
+        """Some dangling links, of different directories: the directory's real path, and the name there."""
+        with self._lock:
+            return list(self._dangling)
 
     def hide(self, nodeid: int, kind: Kind, *, stand_in: int = 0) -> None:
         """Hide a file that is shown; `stand_in` is the nodeid of the file that is shown in its stead.
@@ -321,10 +358,45 @@ class View:
             wanted = self._progress.wants_example(kind)  # the path of each of a million would take its time
             self._progress.note(kind, os.path.join(self._shown_path(directory), table.name(place)) if wanted else None)
 
-    def report(self, finding: Finding, paths: Iterable[bytes]) -> None:
-        """Count an image that is shown though something is wrong with it; `paths` are those of its copies."""
+    def report(self, finding: Finding, nodeids: Iterable[int]) -> None:
+        """Count an image that is shown though something is wrong with it; `nodeids` are those of its copies."""
         with self._lock:
-            self._progress.report(finding, paths)
+            self._report(finding, list(nodeids))
+
+    def _report(self, finding: Finding, nodeids: list[int]) -> None:
+        """Called with _lock held."""
+        self._findings.add(finding, nodeids)
+        self._progress.report(finding, map(self.path, nodeids))
+
+    def found(self) -> Iterator[tuple[Finding, list[bytes]]]:
+        """Every finding, and the paths of all that it is about."""
+        with self._lock:
+            findings = list(self._findings)
+        for finding, nodeids in findings:
+            yield finding, [self.path(nodeid) for nodeid in nodeids]
+
+    def hidden_entries(self) -> Iterator[tuple[Kind, bytes, bytes | None]]:
+        """Kind and path of every entry that is hidden in the directories that are frozen, and what is shown instead."""
+        with self._lock:
+            failed = sorted(self._failed)
+        for number in range(ROOT_NODEID, len(self._directories)):
+            directory, table = self._directories[number], self._tables[number]
+            if table is not None and directory.is_frozen:
+                hidden = sorted([*table.problems.items(), *directory.absent.items()])
+                path = self._shown_path(directory) if hidden else b""
+                for place, kind in hidden:
+                    instead = directory.absent.stand_in(place)
+                    yield kind, os.path.join(path, table.name(place)), self.path(instead) if instead else None
+        for number in failed:
+            yield Kind.UNREADABLE, self._shown_path(self._directories[number]), None
+
+    def devices(self) -> set[int]:
+        """The devices that the root and all sources frozen so far lie on."""
+        return {self._root_status.st_dev, *self._traits.devices()}
+
+    def stale(self) -> list[int]:
+        """The nodeids of files that could not be read because their sources changed or vanished."""
+        return sorted(self._stale.copy())
 
     def files(self) -> Iterator[tuple[int, Trait, tuple[int, ...]]]:
         """Nodeid, trait and the fields of a `Row` of every file shown in the directories that are frozen."""
@@ -413,6 +485,7 @@ class View:
             if directory.number not in self._failed:
                 self._failed.add(directory.number)
                 self._progress.note(Kind.UNREADABLE, self._shown_path(directory))
+                self._report(Finding.EMPTIED, [directory.number])
 
     # -- content ------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from symfuse.mounts import preflight
 from symfuse.mounts.launch import launch
 from symfuse.mounts.request import MountRequest, request
 from symfuse.mounts.serve import MountServer, log_to_stderr
-from symfuse.progress import finding_lines
+from symfuse.progress import warning_lines
 
 
 @click.command("mount")
@@ -46,7 +46,7 @@ def _announce(wanted: MountRequest, frozen: Message) -> None:
         say(frozen_line(frozen))
         for line in hidden_lines(frozen):
             say(f"  {line}")
-        for line in finding_lines(frozen):
+        for line in warning_lines(frozen):
             complain(f"warning: {line}")
         if frozen["error"]:
             complain(frozen["error"])

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from symfuse.mounts.request import ANY
+from symfuse.mounts.request import ANY, PROBLEM_WORDS
 from symfuse.policy import (
     SPLIT_ORDER,
     Backend,
@@ -18,8 +18,8 @@ from symfuse.policy import (
     DirLinks,
     DotEntries,
     Io,
-    Kind,
     Layout,
+    NonUtf8,
     Outside,
     SameBy,
     Scope,
@@ -40,7 +40,7 @@ IGNORED = frozenset(
 IGNORED_PREFIXES = ("x-", "X-")
 FLAGS = ("allow_other", "eager", "foreground", "stack")
 VALUES = (
-    *("backend", "io", "outside", "dir_links", "dot_entries"),
+    *("backend", "io", "outside", "dir_links", "dot_entries", "non_utf8"),
     *("dedup", "dedup_scope", "layout", "split_order", "conflicts", "broken_images"),
 )
 LISTS = ("fail_on", "allow_root", "prefer")
@@ -129,7 +129,7 @@ _DECORATORS = (
         metavar="KIND,…",
         multiple=True,
         callback=_split_kinds,
-        help=f"Refuse a dataset that has such problems: {', '.join(Kind)}, or {ANY} problem.",
+        help=f"Refuse a dataset that has such problems: {', '.join(PROBLEM_WORDS)}, or {ANY} problem.",
     ),
     click.option(
         "--outside",
@@ -156,6 +156,13 @@ _DECORATORS = (
         default=str(DotEntries.HIDE),
         show_default=True,
         help="Hide entries whose name begins with a dot, or show them.",
+    ),
+    click.option(
+        "--non-utf8",
+        type=click.Choice([str(choice) for choice in NonUtf8]),
+        default=str(NonUtf8.SHOW),
+        show_default=True,
+        help="Entries whose name is not UTF-8, which many loaders fail at: show them with a warning, or hide them.",
     ),
     click.option(
         "--dedup",

@@ -17,7 +17,7 @@ from symfuse.cli.progress import ProgressDisplay
 from symfuse.errors import ExitStatus
 from symfuse.mounts.request import request
 from symfuse.mounts.session import place, session
-from symfuse.progress import finding_lines
+from symfuse.progress import warning_lines
 
 #: Sent on to the command.
 FORWARDED = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2})
@@ -69,7 +69,7 @@ def command(source: bytes, *, at: bytes | None, command_line: list[str], **optio
             progress.close()
             if wanted.eager or wanted.policy.looks_into_files:
                 complain("; ".join([frozen_line(server.frozen), *hidden_lines(server.frozen)]))
-            for line in finding_lines(server.frozen):
+            for line in warning_lines(server.frozen):
                 complain(f"warning: {line}")
             return _execute(command_line, os.fsdecode(wanted.mountpoint), mask=_block_signals())
 

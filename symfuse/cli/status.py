@@ -19,7 +19,7 @@ from symfuse.mounts import live, table
 from symfuse.mounts.table import State
 from symfuse.mounts.unmount import find
 from symfuse.mounts.visible import visible
-from symfuse.progress import finding_lines
+from symfuse.progress import warning_lines
 
 Rows = list[tuple[str, str]]
 
@@ -82,7 +82,7 @@ def _rows(status: Message) -> Iterator[tuple[str, str]]:
     yield "frozen", frozen_line(frozen) + ("" if frozen["complete"] else ", so far")
     for line in hidden_lines(frozen):
         yield "hidden", line
-    for line in finding_lines(frozen):
+    for line in warning_lines(frozen):
         yield "warning", line
     if frozen["error"]:
         yield "error", frozen["error"]

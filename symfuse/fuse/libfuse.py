@@ -21,7 +21,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
-from symfuse.control import BUFFER_BYTES, STATUS, WHY, Control
+from symfuse.control import BUFFER_BYTES, COMMANDS, Control
 from symfuse.errors import FuseUnavailable
 from symfuse.fuse import helper, refusals
 from symfuse.fuse.abi import NAME_MAX
@@ -151,7 +151,7 @@ class Operations:
 
     def ioctl(self, _path: str, command: int, _argument: int, _fh: int, _flags: int, data: int | None) -> int:
         """Answers what `symfuse status` and `symfuse why` ask. Errors: ENOTTY for all else; see `Control.answer`."""
-        if command not in (STATUS, WHY) or not data:
+        if command not in COMMANDS or not data:
             raise OSError(errno.ENOTTY, "not a symfuse ioctl")
         reply = self._control.answer(command, ctypes.string_at(data, BUFFER_BYTES), uid=self._caller().uid)
         ctypes.memmove(data, reply.ljust(BUFFER_BYTES, b"\0"), BUFFER_BYTES)

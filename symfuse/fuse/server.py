@@ -121,7 +121,7 @@ class Server:
         if opcode in _LISTING:
             return not self._view.is_frozen(nodeid)
         if opcode == Opcode.IOCTL:
-            return request[52:56] == _WHY_COMMAND
+            return request[52:56] in _QUESTIONS
         if opcode in (Opcode.OPEN, Opcode.RELEASE):
             return self._opens.may_block
         return opcode in (Opcode.READ,)
@@ -193,7 +193,7 @@ class Server:
     def _ioctl(self, header: Header, body: bytes) -> bytes:
         """ENOTTY at once for all but our own questions: CPython before 3.14 asks each file if it is a terminal."""
         _fh, _flags, command, _arg, in_size, out_size = abi.IOCTL_IN.unpack_from(body)
-        if command not in (control.STATUS, control.WHY):
+        if command not in control.COMMANDS:
             raise OSError(errno.ENOTTY, "not a terminal")
         start = abi.IOCTL_IN.size
         reply = self._control.answer(command, body[start : start + in_size], uid=header.uid)
@@ -303,7 +303,7 @@ class Server:
 
 
 _DOTS = 2
-_WHY_COMMAND = struct.pack("<I", control.WHY)
+_QUESTIONS = frozenset(struct.pack("<I", command) for command in control.COMMANDS)
 
 
 def attr(node: Node) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ next its answer: a number (the command, or an errno), and what `control.py` make
 from __future__ import annotations
 
 import errno
+import fcntl
 import logging
 import os
 import socket
@@ -15,7 +16,8 @@ import threading
 
 from symfuse import control
 from symfuse.control import Control, Message
-from symfuse.errors import NotMounted, UsageError
+from symfuse.errors import NotMounted
+from symfuse.mounts import table
 from symfuse.mounts.table import MountEntry
 
 _NUMBER = struct.Struct("<I")
@@ -26,29 +28,56 @@ _CREDENTIALS = struct.Struct("<3i")
 log = logging.getLogger(__name__)
 
 
-def ask(mount: MountEntry, command: int, **question: str) -> Message:
-    """One question to a mount, answered by its server. Errors: as `control.ask`."""
-    if mount.place is None:
-        return control.ask(mount.mountpoint, command, **question)
-    asked = control.encode(question)
-    if len(asked) > control.BUFFER_BYTES:
-        raise UsageError("the path is too long for a mount to be asked about")
+def ask(mount: MountEntry, command: int, *, timeout_s: float = table.ANSWER_TIMEOUT_S, **question: str) -> Message:
+    """One question to a mount, answered by its server; `timeout_s` is the limit of each round.
+
+    Errors: as `control.ask` and `exchange`.
+    """
+    return control.ask(lambda what, payload: exchange(mount, what, payload, timeout_s=timeout_s), command, **question)
+
+
+def exchange(mount: MountEntry, command: int, payload: bytes, *, timeout_s: float) -> bytes:
+    """One round with a mount's server.
+
+    Errors: NotMounted when no server of ours answers there; PermissionError when the mount is another user's;
+    TimeoutError.
+    """
+    carry = _through_root if mount.place is None else _through_socket
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
-            connection.connect(address(mount.place))
-            connection.send(_NUMBER.pack(command) + asked)
-            reply = connection.recv(_PACKET_BYTES)
-            if len(reply) < _NUMBER.size:
-                raise ConnectionResetError("the server ended")
-            (number,) = _NUMBER.unpack_from(reply)
-            if number:
-                raise OSError(number, os.strerror(number))
-            return control.decode(reply[_NUMBER.size :])
-    except PermissionError:
+        return table.patiently(lambda: carry(mount, command, payload), timeout_s=timeout_s)
+    except (PermissionError, TimeoutError):
         raise
-    except (OSError, ValueError) as error:
+    except OSError as error:
         name = os.fsdecode(mount.mountpoint)
+        if mount.place is None:
+            raise NotMounted(f"no symfuse server answers at {name} ({error.strerror})") from error
         raise NotMounted(f"the server of {name} cannot be asked from here", "ask where it was mounted") from error
+
+
+def _through_root(mount: MountEntry, command: int, payload: bytes) -> bytes:
+    """An ioctl on the mount's root directory. Errors: OSError."""
+    buffer = bytearray(payload.ljust(control.BUFFER_BYTES, b"\0"))
+    fd = os.open(mount.mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.ioctl(fd, command, buffer)
+    finally:
+        os.close(fd)
+    return bytes(buffer)
+
+
+def _through_socket(mount: MountEntry, command: int, payload: bytes) -> bytes:
+    """A packet to the socket of a stacked mount. Errors: OSError."""
+    assert mount.place is not None
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
+        connection.connect(address(mount.place))
+        connection.send(_NUMBER.pack(command) + payload)
+        reply = connection.recv(_PACKET_BYTES)
+    if len(reply) < _NUMBER.size:
+        raise ConnectionResetError(errno.ECONNRESET, "the server ended")
+    (number,) = _NUMBER.unpack_from(reply)
+    if number:
+        raise OSError(number, os.strerror(number))
+    return reply[_NUMBER.size :]
 
 
 def address(place: bytes) -> bytes:

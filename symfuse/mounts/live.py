@@ -26,7 +26,7 @@ def status(mount: MountEntry) -> Message:
     told: Message = {}
     if state is State.ALIVE:
         try:
-            told = table.patiently(lambda: channel.ask(mount, control.STATUS))
+            told = channel.ask(mount, control.STATUS)
         except PermissionError:
             return _known(mount, PRIVATE)
         except TimeoutError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -12,8 +13,9 @@ from symfuse.dataset import Dataset
 from symfuse.errors import DatasetRefused
 from symfuse.mounts.request import MountRequest
 from symfuse.mounts.visible import visible
-from symfuse.policy import Conflicts, Finding, Policy
+from symfuse.policy import Conflicts, Finding, Kind, Outside, Policy
 from symfuse.progress import Progress
+from symfuse.stores import absent_store
 from symfuse.view import View
 
 #: Progress is reported no more often than this.
@@ -21,7 +23,9 @@ REPORT_INTERVAL_S = 0.1
 #: How long the background freeze, which freezes a chunk in 5 ms, rests after one while there are requests.
 YIELD_S = 0.02
 
-#: Hears {"event": "progress" or "ready", "frozen": Progress}, or
+log = logging.getLogger(__name__)
+
+#: Hears {"event": "progress", "ready" or "frozen", "frozen": Progress}, or
 #: {"event": "error", "status": ExitStatus, "cause": …, "cure": …}.
 Report = Callable[[Message], None]
 
@@ -42,10 +46,27 @@ def prepare(request: MountRequest, report: Report, stop: threading.Event) -> Vie
             return not stop.is_set()
 
         view.freeze_all(keep_on=keep_on)
+        if not stop.is_set():
+            conclude(view, request)
         if request.policy.looks_into_files and not stop.is_set():
             _select(view, request.policy, report, stop)
         refuse(view.progress(), request.policy)
     return view
+
+
+def conclude(view: View, request: MountRequest) -> None:
+    """Everything is frozen: say what may be behind all that is hidden."""
+    hints = [store for sample in view.dangling() if (store := absent_store(view.dataset, *sample))]
+    outside = view.progress().hidden[Kind.OUTSIDE]
+    if outside and request.allow_other and request.policy.outside is Outside.FOLLOW:
+        links = "1 link that leaves the dataset is hidden" if outside == 1 else (
+            f"{outside:,} links that leave the dataset are hidden"
+        )  # fmt: skip
+        hint = f"{links}: with --allow-other add --allow-root DIR for each directory that links may lead into"
+        hints.append(hint)
+        if request.log is not None:  # whoever asked for the mount may have no terminal: fstab, a service
+            log.warning("%s", hint)
+    view.conclude(hints)
 
 
 def _select(view: View, policy: Policy, report: Report, stop: threading.Event) -> None:
@@ -107,4 +128,4 @@ def refuse(progress: Progress, policy: Policy) -> None:
     ]
     if named:
         cure = "mend it, or mount without --fail-on" if policy.fail_on else "mend it, or choose another of --conflicts"
-        raise DatasetRefused(f"the dataset has {', '.join(named)}", cure)
+        raise DatasetRefused(f"the dataset has {', '.join(named)}", "; ".join([*map(visible, progress.hints), cure]))

@@ -19,22 +19,27 @@ from symfuse.policy import (
     Dedup,
     DirLinks,
     DotEntries,
+    Finding,
     Io,
     Kind,
     Layout,
+    NonUtf8,
     Outside,
     Policy,
+    Problem,
     SameBy,
     Scope,
 )  # fmt: skip
 
 #: The word for every problem a dataset can have.
 ANY = "any"
+#: All other words of `fail_on`. Conflicts, leaks and names that are not UTF-8 count whether they are hidden or not.
+PROBLEM_WORDS = tuple(dict.fromkeys([*map(str, Kind), *map(str, Finding)]))
 
 Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 Word = TypeVar("Word", str, Path, str | bytes)
 Choice = TypeVar(
-    "Choice", Backend, Io, Outside, DirLinks, DotEntries, SameBy, Scope, Layout, Conflicts, BrokenImages
+    "Choice", Backend, Io, Outside, DirLinks, DotEntries, NonUtf8, SameBy, Scope, Layout, Conflicts, BrokenImages
 )  # fmt: skip
 
 
@@ -82,8 +87,9 @@ class MountRequest:
                     outside=Outside(policy["outside"]),
                     dir_links=DirLinks(policy["dir_links"]),
                     dot_entries=DotEntries(policy["dot_entries"]),
+                    non_utf8=NonUtf8(policy["non_utf8"]),
                     allow_roots=tuple(map(_bytes, policy["allow_roots"])),
-                    fail_on=frozenset(map(Kind, policy["fail_on"])),
+                    fail_on=frozenset(map(_problem, policy["fail_on"])),
                     dedup=_dedup(policy["dedup"]),
                     broken_images=BrokenImages(policy["broken_images"]),
                 ),
@@ -126,6 +132,7 @@ def request(
     allow_root: Iterable[Path] | Path = (),
     dir_links: str = DirLinks.FOLLOW,
     dot_entries: str = DotEntries.HIDE,
+    non_utf8: str = NonUtf8.SHOW,
     dedup: str = SameBy.OFF,
     dedup_scope: str = Scope.CLASS,
     layout: str = Layout.AUTO,
@@ -162,6 +169,7 @@ def request(
         outside=_choice(Outside, outside or Outside.FOLLOW),
         dir_links=_choice(DirLinks, dir_links),
         dot_entries=_choice(DotEntries, dot_entries),
+        non_utf8=_choice(NonUtf8, non_utf8),
         allow_roots=tuple(_allow_root(directory) for directory in _several(allow_root)),
         fail_on=kinds(fail_on),
         dedup=Dedup(
@@ -202,24 +210,31 @@ def _refuse_idle(policy: Policy) -> None:
     idle = next((option for option, is_asked in asked.items() if is_asked), None)
     if idle is not None and dedup.same_by is SameBy.OFF:
         raise UsageError(f"{idle} does nothing while no images are compared", "add --dedup target, bytes or pixels")
+    if Finding.UNREAD in policy.fail_on and not policy.reads_files:
+        raise UsageError("--fail-on unread does nothing while no files are read", "add --dedup bytes or pixels")
     if Kind.BROKEN in policy.fail_on and policy.broken_images is BrokenImages.SHOW:
         raise UsageError("--fail-on broken does nothing while no images are decoded", "add --broken-images hide")
 
 
-def kinds(words: Iterable[str] | str) -> frozenset[Kind]:
-    """The kinds of problems that `fail_on` names. Errors: UsageError."""
-    found: set[Kind] = set()
+def kinds(words: Iterable[str] | str) -> frozenset[Problem]:
+    """The problems that `fail_on` names. Errors: UsageError."""
+    found: set[Problem] = set()
     for word in _several(words):
         if word == ANY:
-            found |= PROBLEMS
+            found |= {*PROBLEMS, Finding.EMPTIED}
             continue
         try:
-            found.add(Kind(word))
+            found.add(_problem(word))
         except ValueError:
             raise UsageError(
-                f"there is no kind of problem called {word!r}", f"choose from {_listed(Kind)}, {ANY}"
+                f"there is no kind of problem called {word!r}", f"choose from {_listed(PROBLEM_WORDS)}, {ANY}"
             ) from None
     return frozenset(found)
+
+
+def _problem(word: str) -> Problem:
+    """Errors: ValueError."""
+    return Kind(word) if word in set(Kind) else Finding(word)
 
 
 def absolute(path: Path) -> bytes:

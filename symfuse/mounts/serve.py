@@ -27,7 +27,8 @@ from symfuse.errors import ExitStatus, SymfuseError
 from symfuse.fuse import kernelmount
 from symfuse.fuse.options import MountOptions
 from symfuse.mounts import table
-from symfuse.mounts.prepare import Report, politely, prepare
+from symfuse.mounts.prepare import Report, conclude, politely, prepare
+from symfuse.mounts.presence import Presence
 from symfuse.mounts.request import MountRequest
 from symfuse.mounts.stack import Place
 from symfuse.mounts.visible import visible
@@ -66,6 +67,7 @@ class MountServer:
         self._error: BaseException | None = None  # of the worker; written before it says _ENDED
         self._view: View | None = None  # the worker's until it says _READY
         self._place: Place | None = None  # of a stacked mount; likewise
+        self._presence: Presence | None = None  # likewise
         self._counters = Counters()
         self._freezer: threading.Thread | None = None
         self._wakeup, self._wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -119,6 +121,7 @@ class MountServer:
 
     def _backend(self, view: View) -> Callable[[Callable[[], None]], None]:
         request = self._request
+        self._presence = Presence(view)
         control = Control(
             view,
             self._counters,
@@ -126,6 +129,7 @@ class MountServer:
             source=request.source,
             mountpoint=request.mountpoint,
             log=request.log,
+            watch=self._presence,
         )
         options = MountOptions(
             mountpoint=request.mountpoint,
@@ -223,9 +227,8 @@ class MountServer:
             self._unmount()
             return
         self._report({"event": "ready", "frozen": self._view.progress().as_dict()})
-        if not self._request.scans_first:
-            self._freezer = threading.Thread(target=self._freeze, args=(self._view,), name="freezer", daemon=True)
-            self._freezer.start()
+        self._freezer = threading.Thread(target=self._freeze, args=(self._view,), name="freezer", daemon=True)
+        self._freezer.start()
 
     def _show(self, view: View, place: Place) -> bool:
         """Put the overlay over the mountpoint; False when that fails, which ends the mount."""
@@ -239,7 +242,14 @@ class MountServer:
 
     def _freeze(self, view: View) -> None:
         try:
-            view.freeze_all(keep_on=politely(self._counters, self._stop))
+            if not self._request.scans_first:
+                view.freeze_all(keep_on=politely(self._counters, self._stop))
+                if self._stop.is_set():
+                    return
+                conclude(view, self._request)
+            if self._presence is not None:
+                self._presence.remember()
+            self._report({"event": "frozen", "frozen": view.progress().as_dict()})
         except Exception:
             log.exception("freezing the dataset in the background failed")
 

@@ -22,10 +22,11 @@ from symfuse.policy import (
     DotEntries,
     Io,
     Layout,
+    NonUtf8,
     SameBy,
     Scope,
 )  # fmt: skip
-from symfuse.progress import finding_lines
+from symfuse.progress import warning_lines
 
 log = logging.getLogger("symfuse")
 
@@ -43,6 +44,7 @@ def mounted(
     allow_root: Iterable[Path] | Path = (),
     dir_links: str = DirLinks.FOLLOW,
     dot_entries: str = DotEntries.HIDE,
+    non_utf8: str = NonUtf8.SHOW,
     dedup: str = SameBy.OFF,
     dedup_scope: str = Scope.CLASS,
     layout: str = Layout.AUTO,
@@ -74,6 +76,7 @@ def mounted(
             allow_root=allow_root,
             dir_links=dir_links,
             dot_entries=dot_entries,
+            non_utf8=non_utf8,
             dedup=dedup,
             dedup_scope=dedup_scope,
             layout=layout,
@@ -86,7 +89,7 @@ def mounted(
             remove_mountpoint=at is None,
         )
         with session(wanted) as server:
-            for line in finding_lines(server.frozen):
+            for line in warning_lines(server.frozen):
                 log.warning("%s", visible(line))
             yield os.fsdecode(wanted.mountpoint)
 

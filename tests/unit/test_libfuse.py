@@ -115,7 +115,7 @@ def test_fusepy_is_not_told_of_operations_that_do_not_exist(operations: Operatio
 def test_questions_are_answered_in_the_callers_buffer(operations: Operations) -> None:
     buffer = ctypes.create_string_buffer(encode({"path": "gone"}), BUFFER_BYTES)
     assert operations("ioctl", "/", WHY, 0, 0, 0, ctypes.addressof(buffer)) == 0
-    assert decode(buffer.raw)["kind"] == "dangling"
+    assert decode(buffer.raw)["ok"]["kind"] == "dangling"
 
 
 def test_a_request_of_our_own_thread_is_refused_at_once(operations: Operations, view: View) -> None:

@@ -22,7 +22,7 @@ from symfuse.mounts.request import MountRequest, absolute, kinds, request
 from symfuse.mounts.session import place
 from symfuse.mounts.table import MountEntry
 from symfuse.mounts.visible import visible
-from symfuse.policy import PROBLEMS, Backend, DirLinks, DotEntries, Kind, Outside, Policy
+from symfuse.policy import PROBLEMS, Backend, DirLinks, DotEntries, Finding, Kind, Outside, Policy
 from symfuse.progress import Progress
 
 # -- table ------------------------------------------------------------------------------------------------------------
@@ -152,7 +152,7 @@ def test_dot_dot_is_resolved_as_the_kernel_does(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("words", ["any", {"any"}, ["any", "loop"]])
 def test_any_is_every_problem_and_no_choice(words: str) -> None:
-    assert kinds(words) == PROBLEMS
+    assert kinds(words) == {*PROBLEMS, Finding.EMPTIED}
     assert Kind.DOT_ENTRY not in kinds(words)
 
 

@@ -190,15 +190,15 @@ def test_where_nobody_listens_nothing_is_mounted(mount: MountEntry, tmp_path: Pa
 
 
 def test_what_cannot_be_asked(mount: MountEntry) -> None:
-    with pytest.raises(UsageError, match="too long"):
+    with pytest.raises(UsageError, match="longer than any path"):
         channel.ask(mount, control.WHY, path="x" * control.BUFFER_BYTES)
     with pytest.raises(NotMounted):
         channel.ask(mount, 0x5401)
-    with pytest.raises(NotMounted):
+    with pytest.raises(UsageError, match="malformed"):
         channel.ask(mount, control.WHY, path="a\0b")
 
 
-@pytest.mark.parametrize("question", [b"", b"\0", b"\xff" * 100, struct.pack("<I", control.WHY) + b"{"])
+@pytest.mark.parametrize("question", [b"", b"\0", b"\xff" * 100])
 def test_a_malformed_question_gets_an_errno_and_ends_nothing(
     mount: MountEntry, question: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
