@@ -43,7 +43,7 @@ def _calling(dataset: Dataset) -> Iterator[None]:
 def _not_mounted(path: bytes) -> bytes | None:
     """The mountpoint in fstab that a path lies below, if nothing is mounted there."""
     mounted = {entry.mountpoint for entry in mountinfo.mounts()}
-    expected = (each for each in _fstab() if each != path and mountinfo.is_within(path, each))
+    expected = (each for each in _fstab() if mountinfo.is_within(path, each))
     return next((each for each in expected if each not in mounted), None)
 
 

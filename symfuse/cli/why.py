@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 
@@ -12,7 +13,7 @@ from symfuse.cli.options import as_path
 from symfuse.cli.output import say
 from symfuse.control import Message
 from symfuse.dataset import Dataset
-from symfuse.errors import ExitStatus, MountpointError, NotMounted, SourceError, SymfuseError, UsageError
+from symfuse.errors import ExitStatus, MountpointError, NotMounted, SourceError, UsageError
 from symfuse.explain import explain
 from symfuse.links import PATH_MAX
 from symfuse.mounts import channel, live, table
@@ -39,7 +40,8 @@ def command(path: bytes, *, source: bytes | None, as_json: bool) -> int:
         click.echo(json.dumps(explanation | {"of": where}, indent=2))
     else:
         _show(os.fsdecode(path), where, explanation)
-    return ExitStatus.OK if explanation["shown"] else ExitStatus.NOT_SHOWN
+    is_readable = explanation["shown"] and explanation["stale"] is None
+    return ExitStatus.OK if is_readable else ExitStatus.NOT_SHOWN
 
 
 def _explain(path: bytes, source: bytes | None) -> tuple[str, Message]:
@@ -88,20 +90,19 @@ def _ask(mount: MountEntry, relative: bytes) -> tuple[str, Message]:
         answer = channel.ask(mount, control.WHY, path=relative.decode("utf-8", "surrogateescape"))
     except PermissionError:
         raise MountpointError(f"{name} was mounted by another user", "ask as that user") from None
-    if "error" in answer:
-        raise SymfuseError(str(answer["error"]), "ask about the dataset itself, with --source")
+    except TimeoutError:
+        raise NotMounted(f"the server of {name} does not respond", "end its process, and mount again") from None
     return f"the mount {name}", answer
 
 
 def _look(root: bytes, relative: bytes) -> tuple[str, Message]:
     """What a mount without options would show. Errors: SourceError."""
-    view = View(Dataset(root, Policy()))
     try:
-        answer = explain(view, relative).as_dict()
+        view = View(Dataset(root, Policy()))
     except OSError as error:
         raise SourceError(f"{os.fsdecode(root)} cannot be read ({error.strerror})", "see its permissions") from error
-    finally:
-        view.close()
+    with contextlib.closing(view):
+        answer = explain(view, relative).as_dict()
     return f"the dataset {os.fsdecode(root)}", answer
 
 
@@ -110,6 +111,8 @@ def _show(path: str, where: str, explanation: Message) -> None:
     say(f"{path}: {'' if explanation['shown'] else 'not shown: '}{explanation['reason']}{kind}")
     if explanation["shown_instead"]:
         say(f"  shown:  {explanation['shown_instead']}")
+    for note in explanation["notes"]:
+        say(f"  note:   {note}")
     if explanation["source"]:
         say(f"  source: {explanation['source']}")
     for step in explanation["steps"]:
