@@ -111,22 +111,29 @@ def _mount_with(path: str, options: MountOptions) -> int:
     with ours, theirs:
         said = _run(path, "-o", b",".join(wanted), "--", options.mountpoint, connection=theirs)
         theirs.close()
-        ours.setblocking(False)  # a wrapper may have left a process behind that keeps the other end
-        with contextlib.suppress(BlockingIOError):
-            _byte, fds, _flags, _address = socket.recv_fds(ours, 1, 1)
-            if fds:
-                os.set_inheritable(fds[0], False)  # a child that kept it would keep a dead connection open
-                return fds[0]
-    _clear(path, options.mountpoint, before)
-    raise _refused(path, said.words or "it handed no connection over")
-
-
-def _clear(path: str, mountpoint: bytes, before: mountinfo.MountEntry | None) -> None:
-    """Take away what a helper mounted, if it could not hand the connection over."""
-    now = mountinfo.at(mountpoint)
-    if now is not None and now.is_symfuse and now != before:
+        fd = _received(ours)
+    now = mountinfo.at(options.mountpoint)
+    if fd is not None and now != before:
+        return fd
+    # A wrapper kept the connection from us, or mounted outside of a container that nothing comes into.
+    if fd is not None:
+        os.close(fd)
+    if fd is not None or (now is not None and now.is_symfuse and now != before):
         with contextlib.suppress(Refused):
-            _unmount_with(path, mountpoint, lazy=True)
+            _unmount_with(path, options.mountpoint, lazy=True)
+    raise _refused(path, said.words or ("its mount is not seen here" if fd is not None else "no connection came back"))
+
+
+def _received(connection: socket.socket) -> int | None:
+    """The descriptor that was sent; whoever was to send it has ended."""
+    connection.setblocking(False)  # a wrapper may have left a process behind that keeps the other end
+    try:
+        _byte, fds, _flags, _address = socket.recv_fds(connection, 1, 1)
+    except BlockingIOError:
+        return None
+    for fd in fds:
+        os.set_inheritable(fd, False)  # a child that kept it would keep a dead connection open
+    return fds[0] if fds else None
 
 
 def _unmount_with(path: str, mountpoint: bytes, *, lazy: bool) -> None:
@@ -172,18 +179,17 @@ def _run(path: str, *arguments: str | bytes, connection: socket.socket | None = 
         error = FuseUnavailable(f"{path} has not ended within {TIMEOUT_S:.0f} s", refusals.CURE_WRAPPER)
         raise Refused(_UNKNOWN, error) from None
     except PermissionError:
-        raise _closed(path) from None
+        raise Refused(_CLOSED if refusals.is_setuid(path) else _BROKEN, closed(path)) from None
     except OSError as error:
         cure = "ask root to reinstall it: apt-get install --reinstall fuse3"
         raise Refused(_BROKEN, FuseUnavailable(f"{path} cannot be run ({error.strerror})", cure)) from None
     return Said(done.returncode, done.stderr.decode("utf-8", "replace").strip())
 
 
-def _closed(path: str) -> Refused:
-    """It exists, and this user may not execute it: a common way to let only the members of a group mount."""
+def closed(path: str) -> FuseUnavailable:
+    """The error for a helper that this user may not execute: some systems have only the members of a group mount."""
     cure = f"ask root to let you: by the group that {path} belongs to, or with 'chmod o+x {path}'"
-    error = FuseUnavailable(f"you have no permission to execute {path}", cure)
-    return Refused(_CLOSED if refusals.is_setuid(path) else _BROKEN, error)
+    return FuseUnavailable(f"you have no permission to execute {path}", cure)
 
 
 def escape(value: bytes) -> bytes:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 from symfuse.control import BUFFER_BYTES, COMMANDS, Control
-from symfuse.errors import FuseUnavailable
+from symfuse.errors import FuseUnavailable, SymfuseError
 from symfuse.fuse import helper, refusals
 from symfuse.fuse.abi import NAME_MAX
 from symfuse.nodes import Node
@@ -257,7 +257,7 @@ class LibfuseBackend:
                 if ready:
                     log.warning("libfuse ended with status %s", error)
                     return
-                raise refusals.explained(said.text(), None) from None
+                raise _refusal(said.text()) from None
 
     def _mount_options(self) -> dict[str, Any]:
         return {
@@ -274,6 +274,18 @@ class LibfuseBackend:
             "attr_timeout": FOREVER_S,
             "negative_timeout": FOREVER_S,
         }
+
+
+def _refusal(said: str) -> SymfuseError:
+    """The error that libfuse's or fusermount's last words stand for.
+
+    libfuse runs the fusermount of /bin, and if there is none, the first of PATH; their words begin with that name.
+    """
+    paths = (os.path.join(directory, "fusermount") for directory in ("/bin", *os.get_exec_path()))
+    path = next(filter(os.path.isfile, paths), None)
+    if path is not None and "failed to exec fusermount: Permission denied" in said:
+        return helper.closed(path)
+    return refusals.explained(said, path if "fusermount: " in said else None)
 
 
 def _adapted(fuse: Any) -> Any:

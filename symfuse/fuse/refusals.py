@@ -72,7 +72,7 @@ REFUSALS = (
         MountpointError,
     ),
     Refusal(r"failed to exec fusermount", CURE_NO_HELPER),
-    Refusal(r"old style mounting|sending file descriptor|handed no connection over", CURE_WRAPPER),
+    Refusal(r"old style mounting|sending file descriptor|no connection came back|is not seen here", CURE_WRAPPER),
     Refusal(
         r"(unknown|invalid|unrecognized) option|extra arguments", "it is too old, or another program: update fuse3"
     ),
@@ -106,9 +106,9 @@ def is_known(said: str) -> bool:
 
 def _powerless(path: str | None, words: str, *, deed: str) -> FuseUnavailable:
     """The error for a helper that the kernel treats like any program of an ordinary user."""
-    if _has_no_new_privileges():
-        return FuseUnavailable(f"{path or 'fusermount'} may not become root: no new privileges", CURE_NEW_PRIVILEGES)
-    if path is not None:
+    if os.geteuid() != 0 and path is not None:  # root's own powers are no others than the helper's
+        if _has_no_new_privileges():
+            return FuseUnavailable(f"{path} may not become root: no new privileges", CURE_NEW_PRIVILEGES)
         if not is_setuid(path):
             cure = f"ask root to reinstall it (apt-get install --reinstall fuse3), or for 'chmod u+s {path}'"
             return FuseUnavailable(f"{path} is not setuid root", cure)

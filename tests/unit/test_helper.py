@@ -88,7 +88,7 @@ def test_of_equally_telling_ones_the_first_is_reported(directories: list[Path]) 
 
 def test_a_helper_that_hands_no_connection_over_is_a_wrapper(directories: list[Path]) -> None:
     path = script(directories[0], status=0)
-    assert f"{path} refused to mount (it handed no connection over)" in refusal()
+    assert f"{path} refused to mount (no connection came back)" in refusal()
     assert "real fusermount3" in refusal()
 
 
