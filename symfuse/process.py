@@ -90,3 +90,30 @@ def _exists(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs. A zombie does not; what cannot be looked at may."""
+    return _start_time(pid) is not None
+
+
+def is_stuck(pid: int) -> bool:
+    """Whether a process cannot go on or end because the kernel makes a thread of it wait, for storage as a rule.
+
+    A process whose main thread has ended and that is still there is kept by such a thread, too.
+    """
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return False
+    states = {_state(f"/proc/{pid}/task/{thread}/stat") for thread in threads}
+    return b"D" in states or (len(threads) > 1 and _state(f"/proc/{pid}/stat") == b"Z")
+
+
+def _state(stat: str) -> bytes:
+    """`R`, `S`, `D`, `Z` …, empty when it cannot be told. Source: proc_pid_stat(5)."""
+    try:
+        with open(stat, "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0]
+    except OSError:
+        return b""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import importlib
 import json
-import os
 import sys
 from collections.abc import Iterator
 
@@ -16,6 +15,7 @@ from symfuse.cli.output import complain, frozen_line, hidden_lines, say
 from symfuse.control import Message
 from symfuse.errors import ExitStatus
 from symfuse.mounts import live, table
+from symfuse.mounts.bounded import real_mountpoint
 from symfuse.mounts.table import State
 from symfuse.mounts.unmount import find
 from symfuse.mounts.visible import visible
@@ -30,9 +30,9 @@ Rows = list[tuple[str, str]]
 def command(mountpoint: bytes | None, *, as_json: bool) -> int:
     """Show what the live mounts do, or the one at MOUNTPOINT."""
     if mountpoint is None:
-        statuses = [live.status(mount) for mount in table.symfuse_mounts()]
+        statuses = live.statuses(table.symfuse_mounts())
     else:
-        statuses = [live.status(find(os.path.realpath(mountpoint)))]
+        statuses = [live.status(find(real_mountpoint(mountpoint), even_hidden=True))]
     if as_json:
         click.echo(json.dumps(statuses if mountpoint is None else statuses[0], indent=2))
     elif statuses:
@@ -70,8 +70,12 @@ def _show_lines(title: str, rows: Rows) -> None:
 
 def _rows(status: Message) -> Iterator[tuple[str, str]]:
     yield "source", status["source"]
-    if "pid" not in status:
-        yield "state", _what_is_wrong(status["state"])
+    state = State(status["state"])
+    if state is not State.ALIVE:
+        yield "state", f"{state}: {status['reason'] or state.meaning}; {state.cure}"
+    for path in status.get("missing", ()):
+        yield "missing", path
+    if not state.is_served:
         return
     uptime = datetime.timedelta(seconds=int(status["uptime_s"]))
     yield "backend", status["backend"] + (", under an overlay" if status["stacked"] else "")
@@ -90,13 +94,3 @@ def _rows(status: Message) -> Iterator[tuple[str, str]]:
     yield "bytes read", f"{status['bytes_read']:,}"
     if status["log"]:
         yield "log", status["log"]
-
-
-def _what_is_wrong(state: str) -> str:
-    return {
-        State.DEAD: "dead: its server ended without unmounting; clear it with symfuse umount",
-        State.SILENT: "silent: its server does not answer",
-        live.HIDDEN: "hidden: another mount lies over it; unmount that first",
-        live.UNREACHABLE: "alive, but it can only be asked where it was mounted",
-        live.PRIVATE: "another user's: only they may ask",
-    }.get(state, state)

@@ -17,8 +17,9 @@ from symfuse.errors import ExitStatus, MountpointError, NotMounted, SourceError,
 from symfuse.explain import explain
 from symfuse.links import PATH_MAX
 from symfuse.mounts import channel, live, table
+from symfuse.mounts.bounded import real_path
 from symfuse.mounts.request import absolute
-from symfuse.mounts.table import MountEntry, State, is_within
+from symfuse.mounts.table import MountEntry, is_within
 from symfuse.policy import Policy
 from symfuse.view import View
 
@@ -47,8 +48,11 @@ def command(path: bytes, *, source: bytes | None, as_json: bool) -> int:
 def _explain(path: bytes, source: bytes | None) -> tuple[str, Message]:
     """What is explained (a mount or a dataset), and `Explanation.as_dict()`."""
     literal = absolute(path)
+    mount = table.covering(literal)
+    if source is None and mount is not None and mount.is_symfuse:  # its server alone need respond
+        return _ask(mount, os.path.relpath(literal, mount.mountpoint))
     # A link in the last component may be the question; those before it may lead onto a mount or into a dataset.
-    real = os.path.join(os.path.realpath(os.path.dirname(literal)), os.path.basename(literal))
+    real = os.path.join(real_path(os.path.dirname(literal)), os.path.basename(literal))
     if source is not None:
         return _look(absolute(source), _below(absolute(source), literal, real))
     for name in (literal, real):
@@ -83,8 +87,6 @@ def _ask(mount: MountEntry, relative: bytes) -> tuple[str, Message]:
     name = os.fsdecode(mount.mountpoint)
     if len(relative) > PATH_MAX:
         raise UsageError("the path is longer than any path can be")
-    if table.state(mount.mountpoint) is State.SILENT:
-        raise NotMounted(f"the server of {name} does not answer", "end its process, and mount again")
     try:
         # Not os.fsdecode: the server's locale may be another than ours.
         answer = channel.ask(mount, control.WHY, path=relative.decode("utf-8", "surrogateescape"))

@@ -1,13 +1,14 @@
 """How a mount is asked: through its root, or, where an overlay lies over it and passes no ioctl on, a socket.
 
 The socket is in the place that the overlay's line in mountinfo names (`stack.py`). One packet is one question, the
-next its answer: a number (the command, or an errno), and what `control.py` makes of it.
+next its answer: a number (the command, or an errno), and what `control.py` makes of it. A child process asks
+(`probe.py`), because a server may hang.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
+import functools
 import logging
 import os
 import socket
@@ -17,71 +18,77 @@ import threading
 from symfuse import control
 from symfuse.control import Control, Message
 from symfuse.errors import NotMounted
-from symfuse.mounts import table
-from symfuse.mounts.table import MountEntry
+from symfuse.mounts import bounded, probe
+from symfuse.mounts.bounded import ANSWER_TIMEOUT_S, Report
+from symfuse.mounts.table import MountEntry, State
 
-_NUMBER = struct.Struct("<I")
-_PACKET_BYTES = _NUMBER.size + control.BUFFER_BYTES
+_PACKET_BYTES = probe.NUMBER.size + control.BUFFER_BYTES
 #: `struct ucred`: pid, uid, gid. Source: unix(7).
 _CREDENTIALS = struct.Struct("<3i")
+#: What the kernel says of a mount whose server has ended.
+DEAD = (errno.ENOTCONN, errno.ECONNABORTED)
 
 log = logging.getLogger(__name__)
 
 
-def ask(mount: MountEntry, command: int, *, timeout_s: float = table.ANSWER_TIMEOUT_S, **question: str) -> Message:
-    """One question to a mount, answered by its server; `timeout_s` is the limit of each round.
+class NoAnswer(NotMounted):
+    """A mount whose server could not be asked. `state` says why, `path_hangs` that not even its path can be walked."""
 
-    Errors: as `control.ask` and `exchange`.
-    """
-    return control.ask(lambda what, payload: exchange(mount, what, payload, timeout_s=timeout_s), command, **question)
-
-
-def exchange(mount: MountEntry, command: int, payload: bytes, *, timeout_s: float) -> bytes:
-    """One round with a mount's server.
-
-    Errors: NotMounted when no server of ours answers there; PermissionError when the mount is another user's;
-    TimeoutError.
-    """
-    carry = _through_root if mount.place is None else _through_socket
-    try:
-        return table.patiently(lambda: carry(mount, command, payload), timeout_s=timeout_s)
-    except (PermissionError, TimeoutError):
-        raise
-    except OSError as error:
+    def __init__(self, mount: MountEntry, state: State, reason: str = "", *, path_hangs: bool = False) -> None:
         name = os.fsdecode(mount.mountpoint)
-        if mount.place is None:
-            raise NotMounted(f"no symfuse server answers at {name} ({error.strerror})") from error
-        raise NotMounted(f"the server of {name} cannot be asked from here", "ask where it was mounted") from error
+        super().__init__(f"the mount {name} is {state}: {reason or state.meaning}", state.cure)
+        self.state = state
+        self.reason = reason
+        self.path_hangs = path_hangs
 
 
-def _through_root(mount: MountEntry, command: int, payload: bytes) -> bytes:
-    """An ioctl on the mount's root directory. Errors: OSError."""
-    buffer = bytearray(payload.ljust(control.BUFFER_BYTES, b"\0"))
-    fd = os.open(mount.mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def ask(mount: MountEntry, command: int, *, timeout_s: float = ANSWER_TIMEOUT_S, **question: str) -> Message:
+    """One question to a mount, answered by its server. Errors: as `exchange` and `control.ask`."""
+    return control.ask(functools.partial(exchange, mount, timeout_s=timeout_s), command, **question)
+
+
+def exchange(mount: MountEntry, command: int, payload: bytes, *, timeout_s: float = ANSWER_TIMEOUT_S) -> bytes:
+    """One round with a mount's server: its reply, perhaps padded with NULs. Never hangs.
+
+    Errors: TimeoutError when the server does not respond; PermissionError when it answers other users alone;
+    NoAnswer when it cannot be asked: dead, hidden, unreachable; any other OSError is the server's own answer.
+    """
+    address = b"" if mount.place is None else listening_at(mount.place)
     try:
-        fcntl.ioctl(fd, command, buffer)
-    finally:
-        os.close(fd)
-    return bytes(buffer)
+        reports = bounded.ask(
+            probe.EXCHANGE,
+            *(mount.mountpoint, str(mount.mount_id), str(command), address),
+            payload=payload,
+            timeout_s=timeout_s,
+        )
+    except OSError as error:
+        raise NoAnswer(mount, State.UNREACHABLE, f"no process can be started to ask it ({error.strerror})") from error
+    return _reply(mount, reports)
 
 
-def _through_socket(mount: MountEntry, command: int, payload: bytes) -> bytes:
-    """A packet to the socket of a stacked mount. Errors: OSError."""
-    assert mount.place is not None
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
-        connection.connect(address(mount.place))
-        connection.send(_NUMBER.pack(command) + payload)
-        reply = connection.recv(_PACKET_BYTES)
-    if len(reply) < _NUMBER.size:
-        raise ConnectionResetError(errno.ECONNRESET, "the server ended")
-    (number,) = _NUMBER.unpack_from(reply)
-    if number:
-        raise OSError(number, os.strerror(number))
-    return reply[_NUMBER.size :]
+def _reply(mount: MountEntry, reports: list[Report]) -> bytes:
+    """What the probe's reports mean. Errors: as `exchange`."""
+    was_walked = any(report.kind == probe.WALKED for report in reports)
+    last = reports[-1] if reports else None
+    if last is None:
+        raise NoAnswer(mount, State.UNREACHABLE, "a file system on the way to it hangs", path_hangs=True)
+    if last.kind == probe.ANSWER:
+        return last.text
+    if last.kind == probe.WALKED:
+        raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT), mount.mountpoint)
+    if last.kind == probe.OTHER:
+        raise NoAnswer(mount, State.HIDDEN)
+    if last.kind == probe.NO_LISTENER:
+        raise NoAnswer(mount, State.UNREACHABLE)
+    if not was_walked:
+        raise NoAnswer(mount, State.UNREACHABLE, f"its path cannot be walked ({last.error.strerror})")
+    if last.error.errno in DEAD:
+        raise NoAnswer(mount, State.DEAD)
+    raise last.error
 
 
-def address(place: bytes) -> bytes:
-    """Where the server of a stacked mount listens."""
+def listening_at(place: bytes) -> bytes:
+    """The address of the socket of a stacked mount."""
     return os.path.join(place, b"control")
 
 
@@ -91,7 +98,7 @@ class Listener:
     def __init__(self, place: bytes, answerer: Control) -> None:
         self._control = answerer
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._socket.bind(address(place))
+        self._socket.bind(listening_at(place))
         self._socket.listen()
         threading.Thread(target=self._listen, name="listener", daemon=True).start()
 
@@ -120,12 +127,12 @@ class Listener:
 
     def _answer(self, question: bytes, uid: int) -> bytes:
         try:
-            if len(question) < _NUMBER.size:
+            if len(question) < probe.NUMBER.size:
                 raise OSError(errno.EINVAL, "no question")
-            (command,) = _NUMBER.unpack_from(question)
-            return _NUMBER.pack(0) + self._control.answer(command, question[_NUMBER.size :], uid=uid)
+            (command,) = probe.NUMBER.unpack_from(question)
+            return probe.NUMBER.pack(0) + self._control.answer(command, question[probe.NUMBER.size :], uid=uid)
         except OSError as error:
-            return _NUMBER.pack(error.errno or errno.EIO)
+            return probe.NUMBER.pack(error.errno or errno.EIO)
         except Exception:
             log.exception("a question was not answered")
-            return _NUMBER.pack(errno.EIO)
+            return probe.NUMBER.pack(errno.EIO)

@@ -20,9 +20,10 @@ from platformdirs import user_log_dir
 from symfuse.child import python_path
 from symfuse.control import Message
 from symfuse.errors import ExitStatus, SymfuseError
-from symfuse.mounts import unmount
+from symfuse.mounts import table, unmount
 from symfuse.mounts.request import MountRequest
 from symfuse.mounts.serve import DETACH
+from symfuse.mounts.table import MountEntry
 from symfuse.mounts.unmount import END_TIMEOUT_S
 
 #: A log that has grown beyond this starts anew with the next mount.
@@ -42,7 +43,17 @@ class ServerProcess:
 
     process: subprocess.Popen[bytes]
     request: MountRequest
-    frozen: Message
+    ready: Message
+
+    @property
+    def frozen(self) -> Message:
+        """What was frozen when the mount became ready (`Progress.as_dict`)."""
+        return dict(self.ready["frozen"])
+
+    def mount(self) -> MountEntry | None:
+        """The mount as it is now; None when it is gone. Another one at its mountpoint is not meant."""
+        known = (self.ready.get("mount_id"), self.ready.get("device"))
+        return next((mount for mount in table.symfuse_mounts() if (mount.mount_id, mount.device) == known), None)
 
     def detach(self) -> None:
         """Let the mount outlive this process. Errors: BrokenPipeError when the server has ended."""
@@ -110,7 +121,7 @@ def _start(request: MountRequest, log: IO[bytes] | None) -> subprocess.Popen[byt
 def _wait_until_ready(
     process: subprocess.Popen[bytes], request: MountRequest, log: IO[bytes] | None, on_progress: OnProgress
 ) -> Message:
-    """What was frozen when the mount became ready. Errors: SymfuseError."""
+    """The message of a mount that became ready. Errors: SymfuseError."""
     assert process.stdout is not None
     with process.stdout as messages:
         for line in messages:
@@ -118,7 +129,7 @@ def _wait_until_ready(
             if message["event"] == "error":
                 raise _error(message)
             if message["event"] == "ready":
-                return dict(message["frozen"])
+                return dict(message)
             on_progress(message["frozen"])
     raise _ended_too_early(process, request, log)
 

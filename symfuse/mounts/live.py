@@ -1,57 +1,90 @@
-"""What the live mounts say of themselves."""
+"""How the live mounts are, and what they say of themselves."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, TypeVar
 
 from symfuse import control
 from symfuse.control import Message
-from symfuse.errors import NotMounted
-from symfuse.mounts import channel, table
+from symfuse.errors import MountpointError, SymfuseError
+from symfuse.mounts import bounded, channel, table
+from symfuse.mounts.channel import NoAnswer
 from symfuse.mounts.table import MountEntry, State
 
-#: The state of a mount whose server talks to nobody but its own user.
-PRIVATE = "private"
-#: The state of a mount that no path leads to: another one lies over it, or over a directory above it.
-HIDDEN = "hidden"
-#: The state of a stacked mount whose server listens where we do not see it, in another container.
-UNREACHABLE = "unreachable"
+#: What every server tells. Anything else comes from another version, or is none of ours.
+TOLD = {"pid", "uptime_s", "frozen", "requests"}
+#: How many questions are asked at once.
+MAX_AT_ONCE = 64
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Look(NamedTuple):
+    """What was found out of a mount: its state, what its server told (`Control.status`), and why it told nothing."""
+
+    state: State
+    told: Message
+    reason: str = ""
+    path_hangs: bool = False
+
+
+def look(mount: MountEntry) -> Look:
+    """Ask a mount how it is. Never raises for what a mount can be, and never hangs."""
+    if table.over(mount) is not None:
+        return Look(State.HIDDEN, {})
+    if not is_ours(mount):
+        return Look(State.ANOTHER_USER, {})
+    try:
+        told = channel.ask(mount, control.STATUS)
+    except (OSError, SymfuseError) as error:
+        return _unanswered(error)
+    if not told.keys() >= TOLD:
+        return Look(State.UNREACHABLE, {}, "its server is of another version of symfuse")
+    return Look(State.STORE_GONE if told.get("missing") else State.ALIVE, told)
+
+
+def _unanswered(error: OSError | SymfuseError) -> Look:
+    if isinstance(error, NoAnswer):
+        return Look(error.state, {}, error.reason, error.path_hangs)
+    if isinstance(error, TimeoutError):
+        return Look(State.NOT_RESPONDING, {})
+    if isinstance(error, PermissionError):
+        return Look(State.ANOTHER_USER, {})
+    return Look(State.UNREACHABLE, {}, str(error.strerror if isinstance(error, OSError) else error.cause))
+
+
+def is_ours(mount: MountEntry) -> bool:
+    """False for a mount that answers and obeys another user alone. Whose a stacked one is mountinfo does not say."""
+    return mount.user is None or os.geteuid() in (0, mount.user)
+
+
+def looks(mounts: Iterable[MountEntry]) -> list[Look]:
+    """`look` at each of these mounts, at the same time."""
+    return _at_once(look, mounts)
+
+
+def statuses(mounts: Iterable[MountEntry]) -> list[Message]:
+    """`status` of each of these mounts, at the same time: one that hangs delays no other."""
+    return _at_once(status, mounts)
+
+
+def _at_once(question: Callable[[T], R], about: Iterable[T]) -> list[R]:
+    """Threads are enough for this: each waits for a child process, and no longer than its deadline."""
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - for whoever asks several
+
+    with ThreadPoolExecutor(MAX_AT_ONCE) as pool:
+        return list(pool.map(question, about))
 
 
 def status(mount: MountEntry) -> Message:
     """The mount's state, source and mountpoint, and whatever more its server tells (`Control.status`)."""
-    if _is_hidden(mount):
-        return _known(mount, HIDDEN)
-    state = table.state(mount.mountpoint)
-    told: Message = {}
-    if state is State.ALIVE:
-        try:
-            told = channel.ask(mount, control.STATUS)
-        except PermissionError:
-            return _known(mount, PRIVATE)
-        except TimeoutError:
-            state = State.SILENT
-        except NotMounted:
-            return _known(mount, _unasked(mount))
-    return told | _known(mount, state)
-
-
-def _unasked(mount: MountEntry) -> str:
-    """The state of a mount that was alive a moment ago and could not be asked."""
-    if mount.place is None or _is_hidden(mount):
-        return State.DEAD  # it ended while we asked
-    return UNREACHABLE if table.state(mount.mountpoint) is State.ALIVE else State.DEAD
-
-
-def _is_hidden(mount: MountEntry) -> bool:
-    """What is asked at its mountpoint would be asked of another mount."""
-    found = table.at(mount.mountpoint)
-    return found is None or found.mount_id != mount.mount_id
-
-
-def _known(mount: MountEntry, state: str) -> Message:
-    return {
-        "state": str(state),
+    found = look(mount)
+    return found.told | {
+        "state": str(found.state),
+        "reason": found.reason,
         "source": os.fsdecode(mount.source),
         "mountpoint": os.fsdecode(mount.mountpoint),
         "stacked": mount.place is not None,
@@ -59,13 +92,20 @@ def _known(mount: MountEntry, state: str) -> Message:
 
 
 def serving(path: bytes) -> MountEntry | None:
-    """A live mount of the dataset that a path lies in; of several nested ones, the innermost."""
-    candidates = [mount for mount in table.symfuse_mounts() if _holds(mount.source, path)]
+    """A live mount of the dataset that a path lies in, of those that we may ask; of nested ones, the innermost."""
+    mounts = [mount for mount in table.symfuse_mounts() if is_ours(mount)]
+    holds = _at_once(lambda mount: _holds(mount.source, path), mounts)
+    candidates = [mount for mount, is_held in zip(mounts, holds, strict=True) if is_held]
     for mount in sorted(candidates, key=lambda mount: len(mount.source), reverse=True):
-        if not _is_hidden(mount) and table.state(mount.mountpoint) is State.ALIVE:
+        if look(mount).state.is_served:
             return mount
     return None
 
 
 def _holds(source: bytes, path: bytes) -> bool:
-    return table.is_within(path, source) or table.is_within(path, os.path.realpath(source))
+    if table.is_within(path, source):
+        return True
+    try:
+        return table.is_within(path, bounded.real_path(source))
+    except MountpointError:  # it hangs
+        return False

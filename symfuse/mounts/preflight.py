@@ -1,7 +1,8 @@
 """What must hold before a mount is tried. Each refusal names the cause and the cure.
 
-Nothing is changed, but that a dead mount is cleared out of the way. Whether this user may mount is not foretold here:
-the kernel and fusermount3 are asked, and what they say is explained (`fuse/refusals.py`).
+Nothing is changed, but that dead mounts are cleared out of the way. The server looks at the mountpoint again when it
+mounts (`claim.py`). Whether this user may mount is not foretold here: the kernel and fusermount3 are asked, and what
+they say is explained (`fuse/refusals.py`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from symfuse.dataset import real_root
 from symfuse.errors import FuseUnavailable, MountpointError
 from symfuse.mounts import table, unmount
+from symfuse.mounts.claim import already_mounted
 from symfuse.mounts.request import MountRequest
 from symfuse.policy import Backend
 
@@ -22,6 +24,7 @@ def check(request: MountRequest, *, on_note: Callable[[str], None]) -> None:
 
     Errors: SourceError, MountpointError, FuseUnavailable.
     """
+    unmount.clear_left_behind()
     if unmount.clear_dead(request.mountpoint):
         on_note(f"cleared a dead mount at {os.fsdecode(request.mountpoint)}: its server had ended without unmounting")
     real_root(request.source)
@@ -50,12 +53,8 @@ def check_mountpoint(mountpoint: bytes, source: bytes) -> None:
 def _check_free(mountpoint: bytes) -> None:
     """Only a symfuse mount is in the way: to mount over an empty directory of any other file system is fine."""
     mounted = table.at(mountpoint)
-    if mounted is None or not mounted.is_symfuse:
-        return
-    name = os.fsdecode(mountpoint)
-    raise MountpointError(
-        f"{name} is already mounted, from {os.fsdecode(mounted.source)}", "run symfuse umount on it first"
-    )
+    if mounted is not None and mounted.is_symfuse:
+        raise already_mounted(mounted)
 
 
 def _check_apart(mountpoint: bytes, source: bytes) -> None:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 from symfuse.errors import UsageError
+from symfuse.mounts.bounded import real_mountpoint
 from symfuse.policy import (
     PROBLEMS,
     SPLIT_ORDER,
@@ -146,7 +147,8 @@ def request(
 ) -> MountRequest:
     """The request that the user's words make. `outside` is None unless the user chose.
 
-    Errors: UsageError for words that are no choice, or choices that contradict each other.
+    Errors: UsageError for words that are no choice, or choices that contradict each other; MountpointError when the
+    path of the mountpoint does not respond.
     """
     if allow_other and outside == Outside.FOLLOW:
         raise UsageError(
@@ -185,7 +187,7 @@ def request(
     _refuse_idle(policy)
     return MountRequest(
         source=absolute(source),
-        mountpoint=os.path.realpath(os.fsencode(mountpoint)),
+        mountpoint=real_mountpoint(os.fsencode(mountpoint)),
         policy=policy,
         backend=_choice(Backend, backend),
         io=_choice(Io, io),

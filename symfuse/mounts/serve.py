@@ -23,14 +23,16 @@ from typing import IO
 from symfuse import process
 from symfuse.control import Control, Message
 from symfuse.counters import Counters
-from symfuse.errors import ExitStatus, SymfuseError
+from symfuse.errors import ExitStatus, MountpointError, SymfuseError
 from symfuse.fuse import kernelmount
 from symfuse.fuse.options import MountOptions
-from symfuse.mounts import table
+from symfuse.mounts import table, unmount
+from symfuse.mounts.claim import Claim, guarded
 from symfuse.mounts.prepare import Report, conclude, politely, prepare
 from symfuse.mounts.presence import Presence
 from symfuse.mounts.request import MountRequest
 from symfuse.mounts.stack import Place
+from symfuse.mounts.table import MountEntry
 from symfuse.mounts.visible import visible
 from symfuse.policy import Backend
 from symfuse.view import View
@@ -41,6 +43,8 @@ DETACH = b"detach\n"
 FREEZE_END_TIMEOUT_S = 1.0
 #: How long the end may take after the asking process is gone, before our stderr is let go.
 QUIET_AFTER_S = 1.0
+#: How often a mount that another one hides is looked at until it can be unmounted.
+HIDDEN_RETRY_S = 1.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 #: What the worker tells the main thread, beside the numbers of signals.
@@ -63,11 +67,14 @@ class MountServer:
         self._lifeline = lifeline
         self._asker: int | None = None  # what watches the asking process for its end
         self._patience_s: float | None = None
+        self._retries = False  # our mount is hidden by another, and is unmounted when it can be seen again
         self._stop = threading.Event()
         self._error: BaseException | None = None  # of the worker; written before it says _ENDED
         self._view: View | None = None  # the worker's until it says _READY
         self._place: Place | None = None  # of a stacked mount; likewise
         self._presence: Presence | None = None  # likewise
+        self._claim: Claim | None = None  # likewise
+        self._mounted: MountEntry | None = None  # what is shown at the mountpoint; likewise
         self._counters = Counters()
         self._freezer: threading.Thread | None = None
         self._wakeup, self._wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -92,11 +99,13 @@ class MountServer:
 
     def _work(self) -> None:
         try:
+            self._claim = unmount.claim(self._request.mountpoint)
             if self._request.scans_first:
                 self._rehearse()
             view = prepare(self._request, self._report, self._stop)
             if not self._stop.is_set():
                 self._view = view
+                self._claim.confirm()
                 self._backend(view)(lambda: self._announce(view))
         except BaseException as error:
             self._error = error
@@ -106,18 +115,24 @@ class MountServer:
     def _rehearse(self) -> None:
         """Be refused now, if at all, and not after minutes of scanning. Errors: FuseUnavailable, MountpointError."""
         request = self._request
-        kernelmount.rehearse(
-            MountOptions(mountpoint=request.mountpoint, fsname=request.source, allow_other=request.allow_other)
-        )
+        options = MountOptions(mountpoint=request.mountpoint, fsname=request.source, allow_other=request.allow_other)
+        with guarded(request.mountpoint):  # else somebody could take it for a dead mount, and clear it
+            kernelmount.rehearse(options)
 
     def _announce(self, view: View) -> None:
         """The mount is there, and no request but INIT was answered yet."""
-        mounted = table.at(self._place.fuse if self._place else self._request.mountpoint)
-        if mounted is not None:
-            view.dataset.forbid_device(mounted.device)
-            if self._request.backend is Backend.KERNEL:
-                kernelmount.raise_readahead(mounted.device)
+        mounted = self._mounted = self._find(self._place.fuse if self._place else self._request.mountpoint)
+        view.dataset.forbid_device(mounted.device)
+        if self._request.backend is Backend.KERNEL:
+            kernelmount.raise_readahead(mounted.device)
         self._tell(_READY)
+
+    def _find(self, mountpoint: bytes) -> MountEntry:
+        """The mount that was just made there, even if another lies over it by now. Errors: MountpointError."""
+        there = [mount for mount in table.symfuse_mounts() if mount.mountpoint == mountpoint]
+        if not there:
+            raise MountpointError(f"the mount at {os.fsdecode(mountpoint)} was taken away at once", "mount again")
+        return there[-1]
 
     def _backend(self, view: View) -> Callable[[Callable[[], None]], None]:
         request = self._request
@@ -181,9 +196,9 @@ class MountServer:
     def _handle_events(self) -> bool:
         """False when the worker has ended."""
         going = True
-        ready = self._selector.select(self._patience_s)
+        ready = self._selector.select(HIDDEN_RETRY_S if self._retries else self._patience_s)
         if not ready:
-            self._fall_silent()
+            self._on_timeout()
         for key, _mask in ready:
             if key.fd in self._selector.get_map():  # else released meanwhile
                 going = key.data() and going
@@ -220,25 +235,43 @@ class MountServer:
 
     def _on_ready(self) -> None:
         assert self._view is not None
-        if self._place is not None and not self._show(self._view, self._place):
+        if not self._is_in_place(self._view):
             return
         self.was_ready = True
         if self._stop.is_set():
             self._unmount()
             return
-        self._report({"event": "ready", "frozen": self._view.progress().as_dict()})
+        assert self._mounted is not None
+        mount = {"mount_id": self._mounted.mount_id, "device": self._mounted.device}
+        self._report({"event": "ready", "frozen": self._view.progress().as_dict(), **mount})
         self._freezer = threading.Thread(target=self._freeze, args=(self._view,), name="freezer", daemon=True)
         self._freezer.start()
 
-    def _show(self, view: View, place: Place) -> bool:
-        """Put the overlay over the mountpoint; False when that fails, which ends the mount."""
+    def _is_in_place(self, view: View) -> bool:
+        """Whether our mount is where it shall be, alone; else the mount ends."""
+        assert self._claim is not None
         try:
-            place.show(self._request.source, self._request.mountpoint, before=view.dataset.forbid_device)
+            if self._place is not None:
+                self._mounted = self._show(view, self._place)
+            assert self._mounted is not None
+            self._claim.refuse_on_top(self._mounted)
         except (SymfuseError, OSError) as error:
             self._error = error
-            place.detach()
+            if self._place is not None:
+                self._place.detach()
+            self._unmount()
             return False
+        self._claim.release()
+        self._claim = None
         return True
+
+    def _show(self, view: View, place: Place) -> MountEntry:
+        """Put the overlay over the mountpoint. Errors: SymfuseError, OSError."""
+        self._mounted = None  # what it is made of is no mount to be ended by its path
+        assert self._claim is not None
+        self._claim.confirm()
+        place.show(self._request.source, self._request.mountpoint, before=view.dataset.forbid_device)
+        return self._find(self._request.mountpoint)
 
     def _freeze(self, view: View) -> None:
         try:
@@ -266,6 +299,17 @@ class MountServer:
         if self.was_ready:
             self._unmount()
 
+    def _on_timeout(self) -> None:
+        if self._retries and self._is_visible():
+            self._unmount()
+        if self._patience_s is not None:
+            self._fall_silent()
+
+    def _is_visible(self) -> bool:
+        """True also when our mount is gone."""
+        mount = None if self._mounted is None else table.find_again(self._mounted)
+        return mount is None or table.over(mount) is None
+
     def _fall_silent(self) -> None:
         """The mount is detached, but used, and nobody waits for us: nor must anybody wait for the end of our stderr."""
         self._patience_s = None
@@ -275,20 +319,28 @@ class MountServer:
         os.close(null)
 
     def _unmount(self) -> None:
-        mountpoint = self._request.mountpoint
+        """Unmount this very mount, wherever it is by now; nothing that was put in its place or over it."""
+        mount = None if self._mounted is None else table.find_again(self._mounted)
+        self._retries = False
+        if mount is None:  # somebody else was quicker
+            return
+        self._mounted = mount
+        name = os.fsdecode(mount.mountpoint)
+        if (over := table.over(mount)) is not None:
+            log.error("%s cannot be unmounted yet: %s is mounted over it", name, os.fsdecode(over.fstype))
+            self._retries = True
+            return
         try:
             try:
-                kernelmount.unmount(mountpoint)
+                unmount.take_away(mount, lazy=False)
             except OSError as error:
                 if error.errno != errno.EBUSY:
                     raise
-                log.info("%s is busy: detached, and served until its last user is gone", os.fsdecode(mountpoint))
-                kernelmount.unmount(mountpoint, lazy=True)
-        except OSError as error:
-            if error.errno != errno.EINVAL:  # EINVAL: somebody else was quicker
-                log.error("%s cannot be unmounted: %s", os.fsdecode(mountpoint), error.strerror)
-        except SymfuseError as error:
-            log.error("%s cannot be unmounted: %s", os.fsdecode(mountpoint), error)
+                log.info("%s is busy: detached, and served until its last user is gone", name)
+                unmount.take_away(mount, lazy=True)
+        except (OSError, SymfuseError) as error:
+            if table.find_again(mount) is not None:
+                log.error("%s cannot be unmounted: %s", name, error)
 
     def _end(self) -> None:
         is_watched = self._lifeline is not None and self._lifeline in self._selector.get_map()
@@ -303,7 +355,9 @@ class MountServer:
             self._place.remove()
         if self._request.remove_mountpoint:
             with contextlib.suppress(OSError):
-                os.rmdir(self._request.mountpoint)
+                os.rmdir(self._mounted.mountpoint if self._mounted else self._request.mountpoint)
+        if self._claim is not None:
+            self._claim.release()
         if self._error is None:
             self._remove_empty_log()
         self._release()

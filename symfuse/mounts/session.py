@@ -101,7 +101,8 @@ def place(at: Path | None) -> Iterator[Path]:
         yield at
         return
     try:
-        directory = tempfile.mkdtemp(prefix="symfuse-")
+        # The number says whose it is, should it be left behind (`unmount.clear_left_behind`).
+        directory = tempfile.mkdtemp(prefix=f"symfuse-{os.getpid()}-")
     except OSError as error:
         cure = "name an empty directory with --at (in Python: at=), or set TMPDIR"
         raise MountpointError(f"no temporary directory can be made for the mount ({error.strerror})", cure) from error
@@ -137,15 +138,23 @@ def session(
 
 
 def _end(server: ServerProcess, on_note: Callable[[str], None]) -> None:
-    mountpoint, timeout_s = server.request.mountpoint, unmount.END_TIMEOUT_S
+    """Unmount, whatever has become of the mount. What stays behind is said, and is no error of the block."""
+    timeout_s = unmount.LAZY_END_TIMEOUT_S
     try:
-        unmount.unmount(mountpoint)
+        if (mount := server.mount()) is not None:  # else somebody else was quicker
+            unmount.end(mount)
+        timeout_s = unmount.END_TIMEOUT_S
+    except NotMounted as error:
+        if server.mount() is not None:  # hidden by another mount
+            on_note(f"{error}: it is unmounted as soon as that is done")
     except MountBusy as busy:
-        on_note(f"{busy.cause}: detached, and served until that ends")
-        timeout_s = unmount.LAZY_END_TIMEOUT_S
-        with contextlib.suppress(SymfuseError):
-            unmount.unmount(mountpoint, lazy=True)
-    except NotMounted:
-        pass  # somebody else was quicker
+        if (mount := server.mount()) is None:
+            on_note(str(busy))
+        else:
+            on_note(f"{busy.cause}: detached, and served until that ends")
+            with contextlib.suppress(SymfuseError):
+                unmount.end(mount, lazy=True)
+    except SymfuseError as error:
+        on_note(str(error))
     finally:
         server.stop(timeout_s=timeout_s)

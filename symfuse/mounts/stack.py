@@ -122,6 +122,6 @@ def _remove(path: bytes) -> None:
         with contextlib.suppress(OSError):
             os.rmdir(mountpoint)
     with contextlib.suppress(OSError):
-        os.unlink(channel.address(path))
+        os.unlink(channel.listening_at(path))
     with contextlib.suppress(OSError):
         os.rmdir(path)

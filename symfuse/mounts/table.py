@@ -1,17 +1,13 @@
-"""Which mounts there are. The kernel's mountinfo is the only registry; nothing is kept in files.
+"""Which mounts there are, and how each can be. The kernel's mountinfo is the only registry; nothing is kept in files.
 
-Nothing here waits for a server without a limit: a mount whose server hangs must not hang who asks about it.
+Nothing here touches a mount: a server that hangs must not hang whoever asks about it (`bounded.py`).
 The table itself is read by `symfuse.mountinfo`.
 """
 
 from __future__ import annotations
 
 import enum
-import errno
-import os
-import threading
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Iterable
 
 from symfuse.mountinfo import FSTYPE, OVERLAY, MountEntry, at, covering, is_within, mounts, parse
 
@@ -22,26 +18,51 @@ __all__ = [
     "State",
     "at",
     "covering",
+    "find_again",
     "is_within",
     "mounts",
+    "over",
     "parse",
-    "patiently",
-    "state",
     "symfuse_mounts",
 ]
 
-#: Longest wait for a server to answer. A healthy one needs a millisecond.
-ANSWER_TIMEOUT_S = 3.0
-
-T = TypeVar("T")
-
 
 class State(enum.StrEnum):
-    """What can be told of a mount without its server's help."""
+    """How a mount is. None of these is an error for whoever asks."""
 
     ALIVE = "alive"
+    STORE_GONE = "store-gone"
+    NOT_RESPONDING = "not-responding"
     DEAD = "dead"
-    SILENT = "silent"
+    HIDDEN = "hidden"
+    UNREACHABLE = "unreachable"
+    ANOTHER_USER = "another-user"
+
+    @property
+    def is_served(self) -> bool:
+        """True when its server answered."""
+        return self in (State.ALIVE, State.STORE_GONE)
+
+    @property
+    def meaning(self) -> str:
+        """What is the matter, in a few words."""
+        return _STATES[self][0]
+
+    @property
+    def cure(self) -> str:
+        """What helps; empty where nothing is the matter."""
+        return _STATES[self][1]
+
+
+_STATES = {
+    State.ALIVE: ("its server answers", ""),
+    State.STORE_GONE: ("its server answers, but files of the dataset are gone", "bring them back, or mount again"),
+    State.NOT_RESPONDING: ("its server does not respond", "wait, or end its process and use symfuse umount --lazy"),
+    State.DEAD: ("its server ended without unmounting", "clear it with symfuse umount"),
+    State.HIDDEN: ("another mount lies over it", "unmount that first"),
+    State.UNREACHABLE: ("its server cannot be reached from here", "ask where it was mounted"),
+    State.ANOTHER_USER: ("it is another user's", "ask as that user"),
+}
 
 
 def symfuse_mounts() -> list[MountEntry]:
@@ -49,43 +70,20 @@ def symfuse_mounts() -> list[MountEntry]:
     return [entry for entry in mounts() if entry.is_symfuse]
 
 
-def state(mountpoint: bytes, *, timeout_s: float = ANSWER_TIMEOUT_S) -> State:
-    """Whether a server stands behind a symfuse mount.
+def over(mount: MountEntry, entries: Iterable[MountEntry] | None = None) -> MountEntry | None:
+    """The mount that hides this one: it lies over it, or over a directory above it. None while it can be seen."""
+    found = covering(mount.mountpoint, entries)
+    return None if found is None or found.mount_id == mount.mount_id else found
 
-    STATFS is the one question that the kernel neither caches nor refuses: `stat` and even listing a dead mount can
-    succeed from the caches.
+
+def find_again(mount: MountEntry) -> MountEntry | None:
+    """The same mount as it is now, perhaps at another path: a directory above it may have been renamed.
+
+    None when it is gone. Numbers of mounts are given again, so what it is a mount of must agree, too.
     """
-    try:
-        patiently(lambda: os.statvfs(mountpoint), timeout_s=timeout_s)
-    except TimeoutError:
-        return State.SILENT
-    except OSError as error:
-        if error.errno in (errno.ENOTCONN, errno.ECONNABORTED):
-            return State.DEAD
-        if error.errno not in (errno.EACCES, errno.EPERM):
-            raise
-    return State.ALIVE
+    return next((entry for entry in mounts() if _fixed(entry) == _fixed(mount)), None)
 
 
-def patiently(question: Callable[[], T], *, timeout_s: float = ANSWER_TIMEOUT_S) -> T:
-    """The answer to a question that may hang for ever; it is then left behind in a thread of its own.
-
-    Errors: TimeoutError, and whatever the question raises.
-    """
-    answers: list[T] = []
-    errors: list[BaseException] = []
-
-    def ask() -> None:
-        try:
-            answers.append(question())
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=ask, name="symfuse-question", daemon=True)
-    thread.start()
-    thread.join(timeout_s)
-    if errors:
-        raise errors[0]
-    if not answers:
-        raise TimeoutError(errno.ETIMEDOUT, "no answer")
-    return answers[0]
+def _fixed(mount: MountEntry) -> MountEntry:
+    """What of a mount never changes."""
+    return mount._replace(parent_id=0, mountpoint=b"")

@@ -1,17 +1,26 @@
-"""How a mount ends: regularly, lazily, or cleared away after its server died."""
+"""How a mount ends: regularly, lazily, or cleared away after its server died.
+
+What is unmounted is always this very mount, known by its number and device, wherever it is by now: a mount of somebody
+else's that was put over it, or in its place, is left alone.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
+import re
+import stat
 from collections.abc import Iterator
 
-from symfuse import control, process
-from symfuse.errors import MountBusy, MountpointError, NotMounted, SymfuseError
+from symfuse import libc, process
+from symfuse.control import Message
+from symfuse.errors import MountBusy, MountpointError, NotMounted
 from symfuse.fuse import kernelmount
-from symfuse.mounts import channel, stack, table
+from symfuse.mounts import live, stack, table
+from symfuse.mounts.claim import Claim, guarded
 from symfuse.mounts.holders import holders
+from symfuse.mounts.probe import mount_of
 from symfuse.mounts.table import MountEntry, State
 
 #: How long a server may take to end after its mount is gone. Measured: 10 ms.
@@ -20,35 +29,53 @@ END_TIMEOUT_S = 10.0
 LAZY_END_TIMEOUT_S = 1.0
 #: Holders named in an error; more would not fit into a line.
 MAX_NAMED = 5
+#: What `session.place` makes: the number is the process whose mount it is.
+TEMPORARY = re.compile(rb"symfuse-(\d+)-\w+")
 
 
 def unmount(mountpoint: bytes, *, lazy: bool = False) -> bool:
-    """Unmount what is mounted at this real path, and wait for its server to end, unless it is mounted elsewhere, too.
+    """Unmount what is mounted at this real path. Returns and raises what `end` does."""
+    stack.clear_stale()
+    return end(find(mountpoint), lazy=lazy)
+
+
+def end(mount: MountEntry, *, lazy: bool = False) -> bool:
+    """Unmount this very mount, and wait for its server to end, unless it is mounted elsewhere, too.
 
     A dead mount is cleared away.
 
     Returns False when the mount was detached lazily and its server still serves those who use it.
 
-    Errors: NotMounted; MountBusy, naming the holders; MountpointError when it is another user's.
+    Errors: NotMounted; MountBusy, naming the holders, or why the server cannot end; MountpointError when it is another
+    user's, or out of reach.
     """
-    stack.clear_stale()
-    mount = find(mountpoint)
-    state = table.state(mountpoint)
-    if state is State.SILENT and not lazy:
-        raise MountBusy(
-            f"the server of {os.fsdecode(mountpoint)} does not answer", "end its process, or use symfuse umount --lazy"
-        )
-    with _server(mount, state) as server:
-        _unmount(mount, lazy=lazy or state is not State.ALIVE)
-        return server is None or _is_elsewhere(mount) or _ends(server, mount, lazy=lazy)
+    name = os.fsdecode(mount.mountpoint)
+    found = live.look(mount)
+    if found.path_hangs:
+        raise MountpointError(f"{name} cannot be reached: {found.reason}", "unmount that with umount --lazy")
+    if found.state is State.NOT_RESPONDING and not lazy:
+        raise MountBusy(f"the server of {name} does not respond", "end its process, or use symfuse umount --lazy")
+    if found.state is State.DEAD:
+        with guarded(mount.mountpoint):
+            _unmount(mount, lazy=True)
+        return True
+    with _server(mount, found.told) as server:
+        _unmount(mount, lazy=lazy or found.state is State.NOT_RESPONDING)
+        return server is None or _is_elsewhere(mount) or _ends(server, mount, found.told, lazy=lazy)
 
 
-def find(mountpoint: bytes) -> MountEntry:
-    """The symfuse mount at a real path. Errors: NotMounted."""
-    mount = table.covering(mountpoint)
+def find(mountpoint: bytes, *, even_hidden: bool = False) -> MountEntry:
+    """The symfuse mount at a real path, the topmost of several. Errors: NotMounted."""
+    entries = table.mounts()
+    mount = table.covering(mountpoint, entries)
     name = os.fsdecode(mountpoint)
     if mount is not None and mount.is_symfuse and mount.mountpoint == mountpoint:
         return mount
+    hidden = [entry for entry in entries if entry.is_symfuse and entry.mountpoint == mountpoint]
+    if hidden and even_hidden:
+        return hidden[-1]
+    if hidden:
+        raise _hidden(hidden[-1], mount)
     if mount is not None and mount.is_symfuse:
         raise NotMounted(f"{name} is not a mountpoint", f"it lies on the mount {os.fsdecode(mount.mountpoint)}")
     if mount is not None and mount.mountpoint == mountpoint:
@@ -56,35 +83,158 @@ def find(mountpoint: bytes) -> MountEntry:
     raise NotMounted(f"nothing is mounted at {name}", "see symfuse status")
 
 
-def clear_dead(mountpoint: bytes) -> bool:
-    """Clear away the mount at this real path if its server is dead; True when there was one.
+def _hidden(mount: MountEntry, over: MountEntry | None) -> NotMounted:
+    name = os.fsdecode(mount.mountpoint)
+    if over is None:
+        return NotMounted(f"the mount {name} is hidden", State.HIDDEN.cure)
+    what = f"{os.fsdecode(over.fstype)} is mounted over it, at {os.fsdecode(over.mountpoint)}"
+    return NotMounted(f"the mount {name} is hidden: {what}", State.HIDDEN.cure)
 
-    Errors: MountpointError when it is another user's.
+
+# -- dead mounts ---------------------------------------------------------------------------------------------------
+
+
+def clear_dead(mountpoint: bytes) -> bool:
+    """Clear away the dead mounts at this real path, all that lie on each other; True when there was one.
+
+    Errors: MountpointError when they cannot be unmounted.
     """
     stack.clear_stale()
-    mount = table.at(mountpoint)
-    if mount is None or not mount.is_symfuse or table.state(mountpoint) is not State.DEAD:
+    if not _has_symfuse(mountpoint):
         return False
-    _unmount(mount, lazy=True)
-    return True
+    with guarded(mountpoint):
+        return _clear(mountpoint)
+
+
+def claim(mountpoint: bytes) -> Claim:
+    """Claim a real path for a mount, after what is dead there was cleared. Errors: MountpointError."""
+    with guarded(mountpoint):
+        _clear(mountpoint)
+        return Claim(mountpoint)
+
+
+def clear_own_dead() -> list[MountEntry]:
+    """Clear all dead mounts that are the caller's, wherever they are; returns them.
+
+    Errors: MountpointError when one cannot be unmounted.
+    """
+    stack.clear_stale()
+    cleared: list[MountEntry] = []
+    while dead := _own_dead():  # one may have lain on another
+        before = len(cleared)
+        for mount in dead:
+            with guarded(mount.mountpoint), contextlib.suppress(NotMounted):
+                _unmount(mount, lazy=True)
+                cleared.append(mount)
+        if len(cleared) == before:
+            break
+    return cleared
+
+
+def clear_left_behind() -> list[MountEntry]:
+    """Clear the dead mounts of `run` and `mounted` that were killed with their server, and their directories, too.
+
+    Only the caller's own, and only when the process whose mount it was is gone: while it lives, somebody may read
+    there, and must not find an empty directory. Returns what was cleared; raises nothing.
+    """
+    left = [mount for mount in table.symfuse_mounts() if _is_left_behind(mount)]
+    cleared = [mount for mount in left if _clears(mount.mountpoint)]
+    for mount in cleared:
+        _remove_temporary(mount.mountpoint)
+    return cleared
+
+
+def _clears(mountpoint: bytes) -> bool:
+    try:
+        return clear_dead(mountpoint)
+    except (MountpointError, NotMounted, MountBusy):
+        return False
+
+
+def _is_left_behind(mount: MountEntry) -> bool:
+    found = TEMPORARY.fullmatch(os.path.basename(mount.mountpoint))
+    return found is not None and _is_own(mount) and not process.is_alive(int(found[1]))
+
+
+def _remove_temporary(directory: bytes) -> None:
+    """Remove what `mkdtemp` made; never more than an empty directory of our own that is closed to others."""
+    with contextlib.suppress(OSError):
+        status = os.lstat(directory)
+        if status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) == stat.S_IRWXU:
+            os.rmdir(directory)
+
+
+def _own_dead() -> list[MountEntry]:
+    own = [mount for mount in table.symfuse_mounts() if _is_own(mount)]
+    return [mount for mount, found in zip(own, live.looks(own), strict=True) if found.state is State.DEAD]
+
+
+def _is_own(mount: MountEntry) -> bool:
+    """Of a stacked mount mountinfo does not say whose it is: only root can have made it."""
+    return os.geteuid() == (0 if mount.user is None else mount.user)
+
+
+def _has_symfuse(mountpoint: bytes) -> bool:
+    mount = table.at(mountpoint)
+    return mount is not None and mount.is_symfuse
+
+
+def _clear(mountpoint: bytes) -> bool:
+    """`clear_dead`, in its guard."""
+    was_dead = False
+    while (mount := table.at(mountpoint)) is not None and mount.is_symfuse and live.look(mount).state is State.DEAD:
+        was_dead = True
+        with contextlib.suppress(NotMounted):
+            _unmount(mount, lazy=True)
+    return was_dead
+
+
+# -- the unmounting itself -----------------------------------------------------------------------------------------
 
 
 def _unmount(mount: MountEntry, *, lazy: bool) -> None:
-    name = os.fsdecode(mount.mountpoint)
-    if os.geteuid() not in (0, mount.user):
-        raise MountpointError(f"{name} was mounted by another user", "unmount it as that user or as root")
+    if not live.is_ours(mount):
+        raise _others(mount)
+    now = table.find_again(mount)
+    if now is None:
+        raise NotMounted(f"nothing is mounted at {os.fsdecode(mount.mountpoint)} any more")
+    if (over := table.over(now)) is not None:
+        raise _hidden(now, over)
     try:
-        kernelmount.unmount(mount.mountpoint, lazy=lazy)
+        take_away(now, lazy=lazy)
     except OSError as error:
         if error.errno == errno.EBUSY:
-            raise _busy(mount) from error
+            raise _busy(now) from error
         if error.errno in (errno.EPERM, errno.EACCES):
-            raise MountpointError(
-                f"{name} was mounted by another user", "unmount it as that user or as root"
-            ) from error
-        if table.at(mount.mountpoint) is None:
+            raise _others(now) from error
+        name = os.fsdecode(now.mountpoint)
+        if table.find_again(now) is None:
             raise NotMounted(f"nothing is mounted at {name} any more") from error
         raise MountpointError(f"{name} cannot be unmounted ({error.strerror})", "try it as root") from error
+
+
+def take_away(mount: MountEntry, *, lazy: bool) -> None:
+    """Unmount this mount, which is the topmost at its path.
+
+    Root detaches it through a descriptor of it: a mount that was made there meanwhile is then not touched.
+    Errors: OSError, as of `kernelmount.unmount`.
+    """
+    if os.geteuid() != 0 or not lazy:
+        kernelmount.unmount(mount.mountpoint, lazy=lazy)
+        return
+    fd = os.open(mount.mountpoint, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if mount_of(fd) != mount.mount_id:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), mount.mountpoint)
+        libc.call("umount2", os.fsencode(f"/proc/self/fd/{fd}"), kernelmount.MNT_DETACH)
+    finally:
+        os.close(fd)
+
+
+def _others(mount: MountEntry) -> MountpointError:
+    return MountpointError(
+        f"{os.fsdecode(mount.mountpoint)} was mounted by another user", "unmount it as that user or as root"
+    )
 
 
 def _busy(mount: MountEntry) -> MountBusy:
@@ -104,9 +254,9 @@ def _busy(mount: MountEntry) -> MountBusy:
 
 
 @contextlib.contextmanager
-def _server(mount: MountEntry, state: State) -> Iterator[int | None]:
-    """What watches the server's process for its end, or None when it cannot be told (dead, silent, not ours)."""
-    watched = _watch_server(mount) if state is State.ALIVE else None
+def _server(mount: MountEntry, told: Message) -> Iterator[int | None]:
+    """What watches the server's process for its end, or None when it cannot be told (silent, not ours, elsewhere)."""
+    watched = _watch_server(mount, told)
     try:
         yield watched
     finally:
@@ -114,8 +264,8 @@ def _server(mount: MountEntry, state: State) -> Iterator[int | None]:
             os.close(watched)
 
 
-def _watch_server(mount: MountEntry) -> int | None:
-    pid = _server_pid(mount)
+def _watch_server(mount: MountEntry, told: Message) -> int | None:
+    pid = _server_pid(told)
     if pid is None:
         return None
     try:
@@ -123,21 +273,17 @@ def _watch_server(mount: MountEntry) -> int | None:
     except OSError:
         return None
     # Asked again: the server still lives, so the number still was its own when the watching began.
-    if _server_pid(mount) != pid:
+    if _server_pid(live.look(mount).told) != pid:
         os.close(watched)
         return None
     return watched
 
 
-def _server_pid(mount: MountEntry) -> int | None:
+def _server_pid(told: Message) -> int | None:
     """The server's process number, if it means the same to us."""
-    try:
-        status = table.patiently(lambda: channel.ask(mount, control.STATUS))
-    except (NotMounted, PermissionError, TimeoutError):
+    if "pid" not in told or told.get("pid_namespace") != os.readlink("/proc/self/ns/pid"):
         return None
-    if status.get("pid_namespace") != os.readlink("/proc/self/ns/pid"):
-        return None
-    return int(status["pid"])
+    return int(told["pid"])
 
 
 def _is_elsewhere(mount: MountEntry) -> bool:
@@ -145,13 +291,20 @@ def _is_elsewhere(mount: MountEntry) -> bool:
     return any(other.device == mount.device for other in table.mounts())
 
 
-def _ends(server: int, mount: MountEntry, *, lazy: bool) -> bool:
+def _ends(server: int, mount: MountEntry, told: Message, *, lazy: bool) -> bool:
     timeout_s = LAZY_END_TIMEOUT_S if lazy else END_TIMEOUT_S
     if process.has_ended(server, timeout_s=timeout_s):
         return True
     if lazy:
         return False
-    raise SymfuseError(
-        f"{os.fsdecode(mount.mountpoint)} is unmounted, but its server has not ended within {timeout_s:.0f} s",
+    name, pid = os.fsdecode(mount.mountpoint), int(told["pid"])
+    if process.is_stuck(pid):
+        raise MountBusy(
+            f"{name} is unmounted, but its server (process {pid}) cannot end: it waits for the storage of"
+            f" {os.fsdecode(mount.source)}",
+            "it ends when the storage answers",
+        )
+    raise MountBusy(
+        f"{name} is unmounted, but its server (process {pid}) has not ended within {timeout_s:.0f} s",
         "something still uses its files, an overlay perhaps",
     )

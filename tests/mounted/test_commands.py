@@ -347,7 +347,7 @@ def test_umount_of_what_is_no_mount(fuse: None, tmp_path: Path, symfuse_mount: M
     assert mount.is_mounted()
 
 
-# -- dead and silent servers -------------------------------------------------------------------------------------------
+# -- dead and stopped servers ------------------------------------------------------------------------------------------
 
 
 def kill_server(pid: int) -> None:
@@ -402,10 +402,10 @@ def test_a_server_that_does_not_answer_hangs_nobody(symfuse_mount: MountMaker, c
     os.kill(mount.pid, signal.SIGSTOP)
     try:
         status = json.loads(MYSELF.symfuse("status", "--json", mount.path).stdout)
-        assert status["state"] == "silent"
+        assert status["state"] == "not-responding"
         done = MYSELF.symfuse("umount", mount.path, check=False)
         assert done.returncode == ExitStatus.BUSY
-        assert "does not answer" in done.stderr
+        assert "does not respond" in done.stderr
         MYSELF.symfuse("umount", "--lazy", mount.path)
         assert not mount.is_mounted()
     finally:
@@ -791,7 +791,7 @@ def test_another_users_mount_is_private(symfuse_mount: MountMaker, ordinary_user
     dataset = tree(base / "roots dataset", {"a": b"1"})
     mount = symfuse_mount(dataset, at=base / "roots mount")
     status = json.loads(ordinary_user.symfuse("status", "--json", mount.path).stdout)
-    assert status["state"] == "private"
+    assert status["state"] == "another-user"
     assert "another user" in ordinary_user.symfuse("status").stdout
     done = ordinary_user.symfuse("umount", mount.path, check=False)
     assert done.returncode == ExitStatus.MOUNTPOINT

@@ -193,7 +193,7 @@ def test_with_allow_other_each_files_own_mode_counts(somebody: User) -> None:
 
 def test_others_may_neither_ask_nor_unmount(somebody: User) -> None:
     mountpoint = mount_for(somebody, "--allow-other")
-    assert json.loads(somebody.symfuse("status", "--json", mountpoint).stdout)["state"] == "private"
+    assert json.loads(somebody.symfuse("status", "--json", mountpoint).stdout)["state"] == "another-user"
     for command in ("umount", "why"):
         done = somebody.symfuse(command, mountpoint, check=False)
         assert done.returncode == ExitStatus.MOUNTPOINT

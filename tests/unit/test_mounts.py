@@ -7,7 +7,6 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -93,18 +92,6 @@ def test_in_a_chroot_the_root_mount_may_be_missing() -> None:
     assert found is not None
     assert found.mount_id == 8
     assert table.covering(b"/other", [entry(8, 7, b"/mnt")]) is None
-
-
-def test_a_question_without_an_answer_is_given_up() -> None:
-    never = threading.Event()
-    started_s = time.monotonic()
-    with pytest.raises(TimeoutError):
-        table.patiently(never.wait, timeout_s=0.05)
-    assert time.monotonic() - started_s < 5
-    never.set()
-    assert table.patiently(lambda: "answer") == "answer"
-    with pytest.raises(ZeroDivisionError):
-        table.patiently(lambda: 1 / 0)
 
 
 # -- request ----------------------------------------------------------------------------------------------------------

@@ -16,12 +16,13 @@ import pytest
 from symfuse import control
 from symfuse.control import Control
 from symfuse.counters import Counters
-from symfuse.errors import FuseUnavailable, NotMounted, UsageError
-from symfuse.mounts import channel, stack, table
+from symfuse.errors import FuseUnavailable, UsageError
+from symfuse.mounts import bounded, channel, probe, stack, table
+from symfuse.mounts.bounded import Report
 from symfuse.mounts.channel import Listener
 from symfuse.mounts.request import request
 from symfuse.mounts.stack import Place
-from symfuse.mounts.table import MountEntry
+from symfuse.mounts.table import MountEntry, State
 from symfuse.view import View
 from tests.support.trees import link, tree
 
@@ -110,7 +111,7 @@ def test_the_place_of_a_live_server_stays_and_a_dead_ones_is_cleared(base: Path)
     assert os.path.exists(place.path)
     os.close(place._lock)  # as the kernel does when a process ends
     with socket.socket(socket.AF_UNIX) as orphan:
-        orphan.bind(channel.address(place.path))
+        orphan.bind(channel.listening_at(place.path))
     stack.clear_stale()
     assert os.listdir(base) == []
 
@@ -155,8 +156,11 @@ def answerer(view: View) -> Control:
 @pytest.fixture
 def mount(tmp_path: Path, answerer: Control) -> Iterator[MountEntry]:
     """A mount that can be asked, as far as asking goes."""
-    listener = Listener(os.fsencode(tmp_path), answerer)
-    yield overlay(b"ro")._replace(place=os.fsencode(tmp_path))
+    directory = os.fsencode(tmp_path)
+    listener = Listener(directory, answerer)
+    fd = os.open(directory, os.O_PATH)
+    yield overlay(b"ro")._replace(place=directory, mountpoint=directory, mount_id=probe.mount_of(fd))
+    os.close(fd)
     listener.close()
 
 
@@ -175,27 +179,46 @@ def test_only_root_and_the_owner_are_answered(mount: MountEntry, answerer: Contr
             channel.ask(mount, control.STATUS)
 
 
-def test_a_closed_place_is_a_permission_error(mount: MountEntry, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(*_arguments: object) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    monkeypatch.setattr(socket.socket, "connect", refused)
-    with pytest.raises(PermissionError):
-        channel.ask(mount, control.STATUS)
-
-
-def test_where_nobody_listens_nothing_is_mounted(mount: MountEntry, tmp_path: Path) -> None:
-    with pytest.raises(NotMounted, match="cannot be asked from here"):
+def test_where_nobody_listens_nothing_is_known_of_the_server(mount: MountEntry, tmp_path: Path) -> None:
+    with pytest.raises(channel.NoAnswer, match="cannot be reached from here") as error:
         channel.ask(mount._replace(place=os.fsencode(tmp_path / "nowhere")), control.STATUS)
+    assert error.value.state is State.UNREACHABLE
 
 
 def test_what_cannot_be_asked(mount: MountEntry) -> None:
     with pytest.raises(UsageError, match="longer than any path"):
         channel.ask(mount, control.WHY, path="x" * control.BUFFER_BYTES)
-    with pytest.raises(NotMounted):
+    with pytest.raises(OSError, match="Inappropriate ioctl"):
         channel.ask(mount, 0x5401)
     with pytest.raises(UsageError, match="malformed"):
         channel.ask(mount, control.WHY, path="a\0b")
+
+
+W, E, N = (Report(probe.WALKED, b""), probe.FAILED, probe.NO_LISTENER)
+MEANINGS: list[tuple[list[Report], State | type[OSError]]] = [
+    ([], State.UNREACHABLE),
+    ([Report(E, b"2")], State.UNREACHABLE),
+    ([Report(E, b"107")], State.UNREACHABLE),  # the file system that it lies on is dead
+    ([Report(probe.OTHER, b"")], State.HIDDEN),
+    ([W], TimeoutError),
+    ([W, Report(E, b"107")], State.DEAD),
+    ([W, Report(E, b"103")], State.DEAD),
+    ([W, Report(N, b"2")], State.UNREACHABLE),
+    ([W, Report(E, b"13")], PermissionError),
+]
+
+
+@pytest.mark.parametrize(("reports", "meaning"), MEANINGS)
+def test_what_the_probe_reports_has_a_meaning(
+    mount: MountEntry, monkeypatch: pytest.MonkeyPatch, reports: list[Report], meaning: State | type[OSError]
+) -> None:
+    monkeypatch.setattr(bounded, "ask", lambda *_arguments, **_keywords: reports)
+    expected = channel.NoAnswer if isinstance(meaning, State) else meaning
+    with pytest.raises(expected) as error:
+        channel.ask(mount, control.STATUS)
+    if isinstance(error.value, channel.NoAnswer):
+        assert error.value.state is meaning
+        assert error.value.path_hangs == (not reports)
 
 
 @pytest.mark.parametrize("question", [b"", b"\0", b"\xff" * 100])
@@ -204,7 +227,7 @@ def test_a_malformed_question_gets_an_errno_and_ends_nothing(
 ) -> None:
     assert mount.place is not None
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
-        connection.connect(channel.address(mount.place))
+        connection.connect(channel.listening_at(mount.place))
         connection.send(question)
         (number,) = struct.unpack("<I", connection.recv(100))
     assert number in (errno.EINVAL, errno.ENOTTY)

@@ -1,0 +1,126 @@
+"""One question that may hang for ever, asked in a process of its own: `python -I -S probe.py SECONDS QUESTION …`.
+
+Whoever waits for a file system whose server hangs cannot always be killed; so nobody waits but this process, and who
+started it (`bounded.py`) goes on without it. It starts in 10 ms, because it loads nothing of ours. It ends itself some
+seconds after its deadline, as far as a signal can end it.
+
+What it writes to its stdout are reports: a kind, the length of what follows, and that.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import signal
+import struct
+import sys
+
+#: The questions.
+EXCHANGE, RESOLVE = "exchange", "resolve"
+
+#: The path was walked: what comes now depends on the mount's server alone.
+WALKED = b"W"
+#: What was asked for.
+ANSWER = b"A"
+#: An errno, as text.
+FAILED = b"F"
+#: Another mount stands at the path.
+OTHER = b"O"
+#: The mount lives, but its server listens where we do not see it. With the errno.
+NO_LISTENER = b"N"
+
+HEAD = struct.Struct("<cI")
+#: Of a question or an answer through a socket: the command, or the errno of the answer (`channel.py`).
+NUMBER = struct.Struct("<I")
+#: Where a command says how long its buffer is. Source: `_IOC_SIZE` in asm-generic/ioctl.h.
+SIZE_SHIFT, SIZE_MASK = 16, (1 << 14) - 1
+#: More than any packet.
+PACKET_BYTES = 1 << 16
+#: How long after the deadline the alarm comes.
+GRACE_S = 2
+
+
+def main(arguments: list[str]) -> None:
+    """Ask, and report."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for number in (signal.SIGALRM, signal.SIGINT, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_DFL)
+    seconds, question, *rest = arguments
+    with open("/proc/self/comm", "wb") as name:  # what `umount` says where a probe that hangs keeps the mount busy
+        name.write(b"symfuse-probe")
+    signal.alarm(int(float(seconds)) + GRACE_S)
+    try:
+        if question == RESOLVE:
+            report(ANSWER, os.path.realpath(os.fsencode(rest[0])))
+        else:
+            mountpoint, mount_id, command, address = rest
+            exchange(os.fsencode(mountpoint), int(mount_id), int(command), os.fsencode(address), read_all(0))
+    except OSError as error:
+        report(FAILED, b"%d" % (error.errno or errno.EIO))
+
+
+def report(kind: bytes, text: bytes = b"") -> None:
+    """One report to whoever started us."""
+    os.write(1, HEAD.pack(kind, len(text)) + text)
+
+
+def read_all(fd: int) -> bytes:
+    """All that a pipe holds until its end."""
+    pieces = []
+    while piece := os.read(fd, PACKET_BYTES):
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def exchange(mountpoint: bytes, mount_id: int, command: int, address: bytes, payload: bytes) -> None:
+    """One round with the server of this very mount: an ioctl, or a packet to the socket at `address`.
+
+    Errors: OSError.
+    """
+    # O_PATH asks nothing of the mount itself, only of what lies above it.
+    fd = os.open(mountpoint, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    if mount_of(fd) != mount_id:
+        report(OTHER)
+        return
+    report(WALKED)
+    if not address:
+        buffer = bytearray(payload.ljust(command >> SIZE_SHIFT & SIZE_MASK, b"\0"))  # the kernel copies so many
+        fcntl.ioctl(os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd), command, buffer)
+        report(ANSWER, bytes(buffer))
+        return
+    try:
+        reply = through_socket(address, NUMBER.pack(command) + payload)
+    except PermissionError:
+        raise
+    except OSError as error:
+        os.fstatvfs(fd)  # a dead mount says so here
+        report(NO_LISTENER, b"%d" % (error.errno or errno.EIO))
+        return
+    (number,) = NUMBER.unpack_from(reply)
+    if number:
+        raise OSError(number, os.strerror(number))
+    report(ANSWER, reply[NUMBER.size :])
+
+
+def mount_of(fd: int) -> int:
+    """The id of the mount that a descriptor lies on. Source: proc_pid_fdinfo(5)."""
+    with open(f"/proc/self/fdinfo/{fd}", "rb") as lines:
+        return next((int(line.split()[1]) for line in lines if line.startswith(b"mnt_id:")), -1)
+
+
+def through_socket(address: bytes, packet: bytes) -> bytes:
+    """The answer to a packet. Errors: OSError."""
+    import socket  # noqa: PLC0415 - few mounts need it
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
+        connection.connect(address)
+        connection.send(packet)
+        reply = connection.recv(PACKET_BYTES)
+    if len(reply) < NUMBER.size:
+        raise ConnectionResetError(errno.ECONNRESET, "the server ended")
+    return reply
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
