@@ -5,12 +5,14 @@ Sources of large files stay open between reads; no descriptor is kept of anythin
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import NamedTuple
 
-from symfuse import source
 from symfuse.dataset import Dataset
-from symfuse.source import Identity, IdleSources
+from symfuse.source import reader
+from symfuse.source.identity import Identity
+from symfuse.source.reader import IdleSources
 
 
 class File(NamedTuple):
@@ -41,7 +43,7 @@ class Content:
         if fd is None:
             fd = self.open_unverified(file)
         try:
-            data = source.read(fd, wanted, offset, file.identity)
+            data = reader.read(fd, wanted, offset, file.identity)
         except OSError:
             os.close(fd)
             raise
@@ -56,7 +58,7 @@ class Content:
         """A descriptor of the source, which is now what was frozen; the caller's to close. Errors: as `read`."""
         fd = self.open_unverified(file)
         try:
-            source.verify(fd, file.identity)
+            reader.verify(fd, file.identity)
         except OSError:
             os.close(fd)
             raise
@@ -64,6 +66,12 @@ class Content:
 
     def open_unverified(self, file: File) -> int:
         """A descriptor of what lies where the source was; the caller's to verify and to close. Errors: as `read`."""
+        try:
+            return self._dataset.open(file.directory, file.name, is_link=file.is_link)
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+        self._idle.close()  # whoever reads now needs a descriptor more than whoever may come back
         return self._dataset.open(file.directory, file.name, is_link=file.is_link)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""How dataset files are found: list a directory, open a source. `links.py` follows links, `source.py` reads.
+"""How dataset files are found: list a directory, open a source. `links.py` follows links, `source/` reads.
 
 No other module opens dataset files, and nothing here opens one for writing. Names and paths are bytes.
 """
@@ -10,17 +10,32 @@ import errno
 import os
 import stat
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from symfuse.errors import SourceError
-from symfuse.links import NAME_MAX, Hop, Links, Neighbours, Unresolvable, at_path, join, kind_of, with_slash
+from symfuse.links import NAME_MAX, PATH_MAX, Hop, Links, Neighbours, Unresolvable, at_path, join, kind_of, with_slash
 from symfuse.policy import DirLinks, DotEntries, Kind, NonUtf8, Outside, Policy
+from symfuse.source.identity import Identity
+from symfuse.source.volumes import Volumes
 
 _DOT = ord(".")
 _READ_ONLY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 #: ENXIO: a socket stands there now. EDEADLK: the way leads into our own mount now.
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EDEADLK})
+#: Errors that may be gone a moment later: of storage and networks, and of a machine that is short of something.
+_TRANSIENT = frozenset(
+    {
+        *(errno.EIO, errno.ETIMEDOUT, errno.ESTALE, errno.EAGAIN, errno.EINTR, errno.EBUSY, errno.EREMOTEIO),
+        *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.ECONNRESET, errno.ECONNREFUSED),
+        *(errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOBUFS),
+    }
+)
+#: Seconds to wait before each further look at what failed so, and for how many entries of a chunk that is waited: where
+#: all of a disk fails, waiting for each file would take for ever.
+_WAITS_S = (0.01, 0.05)
+_WAITED_FOR = 16
 #: A name in a directory, and whether it is a link's.
 Name = tuple[bytes, bool]
 
@@ -28,12 +43,14 @@ Name = tuple[bytes, bool]
 class Entry(NamedTuple):
     """What stands behind a name: either a source to show or the reason not to.
 
-    `target` is the source's real path when a link led to it, else None.
+    `target` is the source's real path when a link led to it, else None. `is_transient` says that the problem may be
+    gone when somebody looks again.
     """
 
     status: os.stat_result | None
     problem: Kind | None = None
     target: bytes | None = None
+    is_transient: bool = False
 
 
 class Dataset:
@@ -51,12 +68,12 @@ class Dataset:
         #: Threads now inside a call that may block on the dataset. A FUSE request from one of them came through a
         #: path into our own mount and must be refused at once.
         self.callers: set[int] = set()
-        self._mountpoint_name = mountpoint and os.path.basename(mountpoint)
         allowed: tuple[bytes, ...] | None = None
         if confined or policy.outside is Outside.HIDE:
             roots = (self.root, *(os.path.realpath(path) for path in policy.allow_roots))
             allowed = tuple(with_slash(path) for path in roots)
         self.links = Links(mountpoint=mountpoint, allowed=allowed)
+        self.volumes = Volumes()
         self._readable: set[tuple[int, int, int, int]] = set()  # (mode, uid, gid, device) that need no second look
         self._uid = os.geteuid()
         self._groups = frozenset((os.getegid(), *os.getgroups()))
@@ -77,24 +94,39 @@ class Dataset:
 
     # -- listing ------------------------------------------------------------------------------------------------
 
-    def names(self, path: bytes, *, dev: int, ino: int) -> list[Name]:
-        """The names in one directory in byte order, without . and ..
+    def names(self, path: bytes) -> tuple[Identity, list[Name]]:
+        """The names in one directory in byte order, without . and .., and which directory it was that had them.
 
-        Errors: OSError; ESTALE when `path` is no longer the directory that `dev` and `ino` name.
+        Errors: OSError.
         """
-        with self._listed(path, dev, ino) as fd, os.scandir(fd) as found:
-            return sorted([(os.fsencode(entry.name), entry.is_symlink()) for entry in found])
+        for wait_s in (*_WAITS_S, None):
+            try:
+                with self._opened(path) as fd:
+                    return Identity.of(os.fstat(fd)), _names(fd)
+            except OSError as error:
+                if wait_s is None or error.errno not in _TRANSIENT:
+                    raise
+                time.sleep(wait_s)
+        raise AssertionError("the last failure was raised")
 
-    def entries(self, path: bytes, names: Iterable[Name], *, dev: int, ino: int) -> Iterator[Entry]:
-        """What stands behind names of one directory, one entry for each. Errors: as `names`."""
+    def entries(self, path: bytes, names: Iterable[Name], *, listed: Identity) -> Iterator[Entry]:
+        """What stands behind names of one directory, one entry for each.
+
+        Errors: OSError; ESTALE when `path` is no longer the directory that was `listed`.
+        """
+        self.refresh()
         # A million times: what is rare is asked for in functions of its own.
-        new, own, readable = tuple.__new__, self._mountpoint_name, self._readable
-        with self._listed(path, dev, ino) as fd, Neighbours(self.links, path) as neighbours:
+        new, readable, triggers = tuple.__new__, self._readable, self.volumes.triggers
+        views = self.links.views_in(path)
+        waits = iter(range(_WAITED_FOR))
+        with self._opened(path) as fd, Neighbours(self.links, path) as neighbours:
+            if not listed.is_directory(Identity.of(os.fstat(fd))):
+                raise OSError(errno.ESTALE, "directory was replaced", path)
             follow = neighbours.follow
             for name, is_link in names:
                 target = None
-                if name[0] == _DOT or name == own or len(name) > NAME_MAX or not name.isascii():
-                    problem = self._name_problem(path, name)
+                if name[0] == _DOT or name in views or len(name) > NAME_MAX or not name.isascii():
+                    problem = self._name_problem(name, views)
                     if problem is not None:
                         yield Entry(None, problem)
                         continue
@@ -103,36 +135,99 @@ class Dataset:
                     if status is None or stat.S_ISLNK(status.st_mode):  # or replaced since it was listed
                         text = os.readlink(name, dir_fd=fd)
                         target, status = follow(text) or self.links.follow(path, Hop(join(path, name), text))
-                except (Unresolvable, OSError) as error:
-                    yield Entry(None, error.kind if isinstance(error, Unresolvable) else kind_of(error))
+                    if status.st_dev in triggers:
+                        status = self._triggered(fd, name if target is None else target)
+                except Unresolvable as error:
+                    yield Entry(None, error.kind)
+                    continue
+                except OSError as error:
+                    yield self._failed(path, name, fd, error, waits)
                     continue
                 likeness = (status.st_mode, status.st_uid, status.st_gid, status.st_dev)
                 problem = None if likeness in readable else self._problem(status, name, fd, target)
-                yield new(Entry, (status, problem, target))
+                if status.st_size <= 0 and problem is None:
+                    problem = self._size_problem(path, name, status, target)
+                yield new(Entry, (status, problem, target, False))
+
+    def _failed(self, path: bytes, name: bytes, fd: int, error: OSError, waits: Iterator[int]) -> Entry:
+        """What stands behind a name after a first look failed: a flaky disk or network is asked again."""
+        for wait_s in _WAITS_S:
+            if error.errno not in _TRANSIENT or next(waits, None) is None:
+                break
+            time.sleep(wait_s)
+            try:
+                target, status = None, os.stat(name, dir_fd=fd, follow_symlinks=False)
+                if stat.S_ISLNK(status.st_mode):
+                    hop = Hop(join(path, name), os.readlink(name, dir_fd=fd))
+                    target, status = self.links.follow(path, hop)
+                return Entry(status, self._problem(status, name, fd, target), target)
+            except Unresolvable as unresolvable:
+                return Entry(None, unresolvable.kind)
+            except OSError as again:
+                error = again
+        return Entry(None, kind_of(error), None, error.errno in _TRANSIENT)
 
     @contextlib.contextmanager
-    def _listed(self, path: bytes, dev: int, ino: int) -> Iterator[int]:
-        """A descriptor of the directory, proved to be the one that is meant."""
+    def _opened(self, path: bytes) -> Iterator[int]:
+        """A descriptor of the directory at `path`, which lies where it may lie."""
         thread = threading.get_native_id()
         self.callers.add(thread)
         try:
             fd = self._open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
-                found = os.fstat(fd)
-                if (found.st_dev, found.st_ino) != (dev, ino):
-                    raise OSError(errno.ESTALE, "directory was replaced", path)
+                self._check_place(fd)
                 yield fd
             finally:
                 os.close(fd)
         finally:
             self.callers.discard(thread)
 
-    def _name_problem(self, directory: bytes, name: bytes) -> Kind | None:
-        """Why an entry cannot be shown whatever it is, if so."""
+    def _check_place(self, fd: int) -> None:
+        """Refuse what was opened by a path that leads elsewhere now: a link stands where a directory was.
+
+        Errors: OSError ESTALE for our own mount, and for what lies outside of the directories that others may see.
+        """
+        if self.links.forbidden and os.fstat(fd).st_dev in self.links.forbidden:
+            raise OSError(errno.ESTALE, "the path leads into the mount itself now")
+        allowed = self.links.allowed
+        if allowed is not None and not with_slash(os.readlink(b"/proc/self/fd/%d" % fd)).startswith(allowed):
+            raise OSError(errno.ESTALE, "the path leads out of the dataset now")
+
+    def _triggered(self, fd: int, path: bytes) -> os.stat_result:
+        """The attributes of what an automount shows, which opening it mounts. Errors: OSError."""
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        mounted = os.open(path, flags, dir_fd=fd) if len(path) < PATH_MAX else at_path(os.open, path, flags)
+        try:
+            return os.fstat(mounted)
+        finally:
+            os.close(mounted)
+
+    def _size_problem(self, path: bytes, name: bytes, status: os.stat_result, target: bytes | None) -> Kind | None:
+        """Of an empty file: SPECIAL when it has content all the same, as those of /proc: none of it could be read."""
+        source = join(path, name) if target is None else target
+        if status.st_size < 0:
+            return Kind.SPECIAL
+        if not stat.S_ISREG(status.st_mode) or self.volumes.is_numbered(status.st_dev, source):
+            return None
+        with contextlib.suppress(OSError):
+            fd = self._open(source, _READ_ONLY)
+            try:
+                return Kind.SPECIAL if os.read(fd, 1) else None
+            finally:
+                os.close(fd)
+        return None
+
+    def refresh(self) -> None:
+        """Take note of what was mounted or unmounted since."""
+        if self.links.refresh():
+            self.volumes.refresh()
+
+    def _name_problem(self, name: bytes, views: frozenset[bytes]) -> Kind | None:
+        """Why an entry cannot be shown whatever it is, if so. `views` are the names that views are mounted on."""
         if name.startswith(b".") and self.policy.dot_entries is DotEntries.HIDE:
             return Kind.DOT_ENTRY
-        if name == self._mountpoint_name and join(directory, name) == self.links.mountpoint:
-            return Kind.RECURSIVE  # a link led to a directory that holds it
+        if name in views:
+            return Kind.RECURSIVE  # a link led to a directory that holds our mountpoint, say
         if self.policy.non_utf8 is NonUtf8.HIDE and not is_utf8(name):
             return Kind.NOT_UTF8
         return Kind.UNREADABLE if len(name) > NAME_MAX else None
@@ -159,6 +254,17 @@ class Dataset:
         at = {"path": name, "dir_fd": fd} if target is None else {"path": target}
         return None if os.access(mode=need, effective_ids=True, **at) else Kind.UNREADABLE
 
+    def target(self, directory: bytes, name: bytes) -> bytes:
+        """The real path that a link leads to now. Errors: OSError ESTALE when it leads to nothing that can be shown."""
+        try:
+            return self.links.resolve(directory, name).path
+        except Unresolvable as problem:
+            raise OSError(errno.ESTALE, str(problem)) from problem
+
+    def close(self) -> None:
+        """Watch mounts no longer."""
+        self.links.close()
+
     # -- reading ------------------------------------------------------------------------------------------------
 
     def exists(self, directory: bytes, name: bytes) -> bool:
@@ -170,7 +276,7 @@ class Dataset:
         return True
 
     def open(self, directory: bytes, name: bytes, *, is_link: bool) -> int:
-        """A descriptor of the source behind an entry, opened for reading; not yet verified, see `source.read`.
+        """A descriptor of the source behind an entry, opened for reading; not yet verified, see `source/reader.py`.
 
         Errors: OSError; ESTALE when the source, or the way to it, is gone.
         """
@@ -178,10 +284,11 @@ class Dataset:
         self.callers.add(thread)
         try:
             fd = self._open_linked(directory, name) if is_link else self._open(join(directory, name), _READ_ONLY)
-            # A link may stand now for a directory on the way, and to read of ourselves is to wait for ourselves.
-            if self.links.forbidden and os.fstat(fd).st_dev in self.links.forbidden:
+            try:
+                self._check_place(fd)  # to read of ourselves is to wait for ourselves
+            except OSError:
                 os.close(fd)
-                raise Unresolvable(Kind.RECURSIVE)
+                raise
             return fd
         except Unresolvable as problem:
             raise OSError(errno.ESTALE, f"source changed: {problem}") from problem
@@ -220,6 +327,20 @@ def is_utf8(name: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+def _names(fd: int) -> list[Name]:
+    """The names in an open directory, sorted; each once, although file systems that unite others give some twice."""
+    with os.scandir(fd) as found:
+        return sorted({os.fsencode(entry.name): _is_link(entry) for entry in found}.items())
+
+
+def _is_link(entry: os.DirEntry[str]) -> bool:
+    """Where the listing does not say so, the entry is looked at; one that fails is no reason to lose the others."""
+    try:
+        return entry.is_symlink()
+    except OSError:
+        return False
 
 
 def real_root(root: bytes) -> bytes:

@@ -1,19 +1,22 @@
 """How a link is followed, and where its target really lies.
 
 Links are resolved here and not by the kernel, one hop at a time, because only so is it known *which* link is broken,
-where a target really lies, and that the way does not lead into our own mountpoint: a path walk into it would wait for
-an answer that only we can give. Names and paths are bytes; every path handed out is absolute and free of links.
+where a target really lies, and that it does not lead into a mount of symfuse's: a path walk into our own would wait for
+an answer that only we can give, and one into another's for an answer that may wait for us. Names and paths are bytes;
+every path handed out is absolute and free of links.
 """
 
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import stat
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
+from symfuse.mountinfo import MountWatch
 from symfuse.policy import Kind
 
 #: Links followed in one resolution before it counts as a loop. Source: path_resolution(7), MAXSYMLINKS.
@@ -45,6 +48,10 @@ class Hop(NamedTuple):
     text: bytes
 
 
+#: Stands for each link on the way to a remembered directory.
+_REMEMBERED = Hop(b"", b"")
+
+
 class Unresolvable(Exception):
     """A link that leads to nothing that can be shown."""
 
@@ -57,19 +64,61 @@ class Unresolvable(Exception):
 DirectoryFinder = Callable[[bytes, bytes, list[Hop]], bytes]
 
 
+class Remembered(NamedTuple):
+    """The real directory that a text led to, and how many links were followed on the way."""
+
+    path: bytes
+    hops: int
+
+
 class Links:
     """Follows links. Safe to use from several threads.
 
-    No link is followed into `mountpoint` (a real path), nor out of the directories `allowed` (real, each with a slash
-    at its end) where those are given.
+    No link is followed into `mountpoint` (a real path) or any other mount of symfuse's, nor out of the directories
+    `allowed` (real, each with a slash at its end) where those are given.
     """
 
     def __init__(self, *, mountpoint: bytes | None, allowed: tuple[bytes, ...] | None) -> None:
         self.mountpoint = mountpoint
-        self._allowed = allowed
-        self._remembered: dict[tuple[bytes, bytes], bytes] = {}
+        self.allowed = allowed
+        self._remembered: dict[tuple[bytes, bytes], Remembered] = {}
         #: Devices that no link may lead into: our own mount's, wherever else it is bound to.
         self.forbidden: set[int] = set()
+        self._mounts = MountWatch()
+        self._views: frozenset[bytes] = frozenset()  # mountpoints
+        self._older = frozenset(entry.mount_id for entry in self._mounts.entries() if entry.shows_view)
+        self._newer: frozenset[bytes] = frozenset()  # mountpoints of views that are younger than this
+        self._note_mounts()
+
+    def close(self) -> None:
+        """Watch mounts no longer."""
+        self._mounts.close()
+
+    def refresh(self) -> bool:
+        """Take note of what was mounted since; True when anything was. Costs one system call where nothing was."""
+        if not self._mounts.changed():
+            return False
+        self._remembered.clear()
+        self._note_mounts()
+        return True
+
+    def _note_mounts(self) -> None:
+        views = [entry for entry in self._mounts.entries() if entry.shows_view]
+        self._newer = frozenset(entry.mountpoint for entry in views if entry.mount_id not in self._older)
+        self._views = frozenset(entry.mountpoint for entry in views)
+
+    def is_view(self, path: bytes) -> bool:
+        """True for the place of a mount of symfuse's, ours or another's, that must not be looked at through a link."""
+        return path == self.mountpoint or path in self._views
+
+    def views_in(self, directory: bytes) -> frozenset[bytes]:
+        """The names in a directory that are mountpoints of views younger than this one.
+
+        A server never asks one that is younger than itself, so that no two can wait for each other. Where the dataset
+        itself is made of mounts, those were there before.
+        """
+        places = [self.mountpoint, *self._newer] if self.mountpoint else self._newer
+        return frozenset(os.path.basename(path) for path in places if os.path.dirname(path) == directory)
 
     def resolve(self, directory: bytes, name: bytes) -> Target:
         """Follow the link `directory`/`name` to its end. `directory` must be a real path.
@@ -107,7 +156,7 @@ class Links:
                 if slash:
                     directory = real_directory(directory, head or b"/", hops)
                 path = join(directory, last)
-                if path == self.mountpoint:
+                if self.is_view(path):
                     raise Unresolvable(Kind.RECURSIVE)
                 status = at_path(os.lstat, path)
                 if stat.S_ISLNK(status.st_mode):
@@ -115,7 +164,7 @@ class Links:
                     continue
             if status.st_dev in self.forbidden:
                 raise Unresolvable(Kind.RECURSIVE)
-            return Target(path, status if self._allowed is None else self._confined(path, self._allowed))
+            return Target(path, status if self.allowed is None else self._confined(path, self.allowed))
 
     def near(self, directory: bytes, text: bytes) -> bytes | None:
         """Where a link in `directory` that says `text` leads, if that is plain and the last name there is no link's.
@@ -127,18 +176,20 @@ class Links:
         if base is None or last in _NO_NAMES:
             return None
         path = join(base, last)
-        return None if path == self.mountpoint else path
+        return None if self.is_view(path) else path
 
     def remembered(self, directory: bytes, head: bytes | None) -> bytes | None:
         """The real directory that `head`, a link's text up to its last slash, names from `directory`, if remembered.
 
-        Without a slash there is no `head`. None also where links are confined: each target is then looked at anew.
+        Without a slash there is no `head`. None also where links are confined (each target is then looked at anew), and
+        where so many links lead there that one more would be too many.
         """
-        if self._allowed is not None:
+        if self.allowed is not None:
             return None
         if head is None:
             return directory
-        return self._remembered.get((b"" if head.startswith(b"/") else directory, head))
+        found = self._remembered.get((b"" if head.startswith(b"/") else directory, head))
+        return found.path if found is not None and found.hops < MAX_LINKS else None
 
     def _confined(self, path: bytes, allowed: tuple[bytes, ...]) -> os.stat_result:
         """The attributes of what really lies at `path`, if that is in an allowed directory.
@@ -159,13 +210,19 @@ class Links:
     def _remembered_directory(self, start: bytes, text: bytes, hops: list[Hop]) -> bytes:
         """`_real_directory`, remembering what it found: links of one directory lead to few others."""
         key = (b"" if text.startswith(b"/") else start, text)
-        path = self._remembered.get(key)
-        if path is None:
+        found = self._remembered.get(key)
+        if found is None:
+            before = len(hops)
             path = self._real_directory(start, text, hops)
             if len(self._remembered) >= MAX_REMEMBERED:
                 self._remembered.clear()
-            self._remembered[key] = path
-        return path
+            self._remembered[key] = Remembered(path, len(hops) - before)
+            return path
+        # The hops count as if they were followed: equal links must not differ by who was asked first.
+        if len(hops) + found.hops > MAX_LINKS:
+            raise Unresolvable(Kind.LOOP)
+        hops.extend(itertools.repeat(_REMEMBERED, found.hops))
+        return found.path
 
     def _real_directory(self, start: bytes, text: bytes, hops: list[Hop]) -> bytes:
         """The real path of the directory that `text` names, seen from the real directory `start`.
@@ -180,7 +237,7 @@ class Links:
                 path = os.path.dirname(path)
                 continue
             child = join(path, part)
-            if child == self.mountpoint:
+            if self.is_view(child):
                 raise Unresolvable(Kind.RECURSIVE)
             # Of a mount's root the kernel asks no more than its attributes, so this call is safe even if it is ours.
             status = at_path(os.lstat, child)
@@ -207,7 +264,6 @@ class Neighbours:
 
     def __init__(self, links: Links, directory: bytes) -> None:
         self._links = links
-        self._mountpoint = links.mountpoint
         self._directory = directory
         self._head: bytes | None = None  # of the last link's text, as `Links.remembered` takes it
         self._base: bytes | None = None  # the directory that it names, with a slash, if that is remembered
@@ -240,7 +296,7 @@ class Neighbours:
         if self._base is None or last in _NO_NAMES:
             return None
         path = self._base + last
-        if path == self._mountpoint:
+        if self._links.is_view(path):
             return None
         status = at_path(os.lstat, path) if self._fd is None else os.stat(last, dir_fd=self._fd, follow_symlinks=False)
         if stat.S_ISLNK(status.st_mode) or status.st_dev in self._links.forbidden:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import select
+import threading
+import weakref
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -31,7 +34,12 @@ class MountEntry(NamedTuple):
     @property
     def is_symfuse(self) -> bool:
         """True for a view, whichever backend serves it, and not for a bind mount of a part of one."""
-        return (self.fstype == FSTYPE or self.place is not None) and self.root == b"/"
+        return self.shows_view and self.root == b"/"
+
+    @property
+    def shows_view(self) -> bool:
+        """True for every mount of a view, also a bind mount of a part of one."""
+        return self.fstype == FSTYPE or self.place is not None
 
 
 def parse(mountinfo: bytes) -> list[MountEntry]:
@@ -107,3 +115,27 @@ def at(mountpoint: bytes) -> MountEntry | None:
     """The topmost mount at exactly this real path."""
     entry = covering(mountpoint)
     return entry if entry is not None and entry.mountpoint == mountpoint else None
+
+
+class MountWatch:
+    """Mountinfo, and whether it has changed since somebody last asked. Source: poll in proc_pid_mountinfo(5)."""
+
+    def __init__(self) -> None:
+        fd = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+        self.close = weakref.finalize(self, os.close, fd)
+        self._poll = select.poll()
+        self._poll.register(fd, select.POLLERR | select.POLLPRI)
+        self._lock = threading.Lock()  # of those who ask, for a poll object serves one at a time
+
+    def changed(self) -> bool:
+        """True once after each change. Several threads may ask; one of them hears of a change."""
+        if not self.close.alive or not self._lock.acquire(blocking=False):
+            return False
+        try:
+            return bool(self._poll.poll(0))
+        finally:
+            self._lock.release()
+
+    def entries(self) -> list[MountEntry]:
+        """As `mounts`."""
+        return mounts()

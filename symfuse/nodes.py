@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import threading
 from array import array
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -91,11 +92,10 @@ class Directory:
     __slots__ = (
         "absent",
         "children",
-        "dev",
         "first_ino",
-        "ino",
         "inos",
         "is_frozen",
+        "listing",
         "number",
         "parent",
         "path",
@@ -105,15 +105,12 @@ class Directory:
     )
 
     def __init__(
-        self, *, number: int, parent: Directory | None, place: int, path: bytes, dev: int, ino: int, inos: range,
-        repeats: bool,
-    ) -> None:  # fmt: skip
+        self, *, number: int, parent: Directory | None, place: int, path: bytes, inos: range, repeats: bool
+    ) -> None:
         self.number = number
         self.parent = parent
         self.place = place  # in the parent's table
-        self.path = path  # real
-        self.dev = dev
-        self.ino = ino  # of the source, as `dev`
+        self.path = path  # real, and so the same for all links to one directory
         self.inos = inos  # this directory's range of inode numbers, for all below it
         self.repeats = repeats  # reached through a link: its source may be shown elsewhere, too
         self.first_ino = 0  # shown for the entry at place 0
@@ -121,3 +118,4 @@ class Directory:
         self.is_frozen = False  # all of it; set last
         self.children: dict[int, int] = {}  # place -> number
         self.absent = Absent()
+        self.listing = threading.Lock()  # held by whoever reads its names

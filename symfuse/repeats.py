@@ -11,13 +11,13 @@ REPEATS_PER_SOURCE = 16
 
 
 class Repeats:
-    """How often directories, given by device and inode, are shown. The caller sees to it that one thread counts."""
+    """How often directories, given by their real paths, are shown. The caller sees to it that one thread counts."""
 
     def __init__(self) -> None:
-        self._shown: Counter[tuple[int, int]] = Counter()
+        self._shown: Counter[bytes] = Counter()
         self._repeats = 0
 
-    def allow(self, source: tuple[int, int]) -> bool:
+    def allow(self, source: bytes) -> bool:
         """Count one more place for a source; False, and nothing is counted, where there are too many already."""
         if self._repeats > REPEATS_ALLOWED + REPEATS_PER_SOURCE * len(self._shown):
             return False
@@ -25,6 +25,6 @@ class Repeats:
         self._shown[source] += 1
         return True
 
-    def culprit(self) -> tuple[tuple[int, int], int]:
+    def most_repeated(self) -> tuple[bytes, int]:
         """The source shown most often, and how often."""
         return self._shown.most_common(1)[0]

@@ -6,21 +6,32 @@ A source is read once, however many links and hard links lead to it; and not at 
 from __future__ import annotations
 
 import bisect
+import hashlib
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from symfuse.identity.cache import Key
 from symfuse.identity.verdict import DIGEST_BYTES, NO_DIGEST
+from symfuse.identity.work import key_of
+from symfuse.source.identity import Identity
+from symfuse.table import identity_of
 from symfuse.view import View
 
+_FIELD = (1 << 64) - 1
 #: The digests of some nodeids, one behind the other, DIGEST_BYTES each; NO_DIGEST for what could not be read.
 Digests = Callable[[Sequence[int]], bytearray]
 
 
 class Sources:
-    """The distinct sources behind a view's files, numbered in the order of the view."""
+    """The distinct sources behind a view's files, numbered in the order of the view.
+
+    Where inode numbers tell files apart, a source is known by its numbers, its size and its times: what changed while
+    the view was frozen is another. Elsewhere it is known by its real path, and by numbers only for hard links.
+    """
 
     def __init__(self, view: View) -> None:
+        self._view = view
         self.nodeids = array("Q")  # the first file of each source
         self.sizes = array("q")  # bytes
         # The further files of a source hang on a chain of places in `_further`, the last one first; 0 ends it.
@@ -28,17 +39,57 @@ class Sources:
         self._further = array("Q", [0])
         self._links = array("Q", [0])  # from each place to the next
         self._dropped: set[int] = set()
-        numbers: defaultdict[int, dict[int, int]] = defaultdict(dict)  # device -> inode -> source
+        self._are_numbered: dict[int, bool] = {}  # by device
+        numbers: defaultdict[int, dict[object, int]] = defaultdict(dict)  # device -> what names a source -> its number
+        stamps = array("Q")  # a hash of size and times, by source
         for nodeid, trait, row in view.files():
-            number = numbers[trait.dev].setdefault(row[0], len(self.nodeids))
+            stamp = hash((row[1], row[3], row[4])) & _FIELD
+            name: object = row[0]
+            if not self._is_numbered(trait.dev, nodeid):
+                name = self._name(nodeid, identity_of(trait, row))
+            number = numbers[trait.dev].setdefault(name, len(self.nodeids))
+            if number < len(self.nodeids) and stamps[number] != stamp:
+                number = numbers[trait.dev].setdefault((name, stamp), len(self.nodeids))
             if number == len(self.nodeids):
                 self.nodeids.append(nodeid)
                 self.sizes.append(row[1])
+                stamps.append(stamp)
                 self._chains.append(0)
             else:
                 self._links.append(self._chains[number])
                 self._chains[number] = len(self._further)
                 self._further.append(nodeid)
+
+    def _is_numbered(self, device: int, nodeid: int) -> bool:
+        """True when numbers tell files of this device apart; one of them is `nodeid`."""
+        found = self._are_numbered.get(device)
+        if found is None:
+            found = self._are_numbered[device] = self._view.is_numbered(nodeid)
+        return found
+
+    def _name(self, nodeid: int, identity: Identity) -> object:
+        """What names a source where numbers do not: where it lies, or, of several hard links, all that they share."""
+        if identity.nlink > 1 and not identity.is_coarse:
+            return identity
+        return self._path(nodeid)
+
+    def _path(self, nodeid: int) -> object:
+        try:
+            return self._view.source_path(nodeid)
+        except OSError:
+            return nodeid  # like no other; reading it will say why
+
+    def keys(self, nodeids: Sequence[int]) -> list[Key]:
+        """How the cache of verdicts knows sources: by their numbers, or by their paths where numbers mean little."""
+        identities = self._view.identities(nodeids)
+        return [self._key(nodeid, identity) for nodeid, identity in zip(nodeids, identities, strict=True)]
+
+    def _key(self, nodeid: int, identity: Identity) -> Key:
+        key = key_of(identity)
+        if self._is_numbered(identity.dev, nodeid):
+            return key
+        digest = hashlib.blake2b(repr(self._path(nodeid)).encode(), digest_size=16).digest()
+        return (int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little"), *key[2:])
 
     def files(self, number: int) -> Iterator[int]:
         """The nodeids of all files of a source."""

@@ -13,6 +13,7 @@ from symfuse.identity.cache import Key, VerdictCache
 from symfuse.identity.verdict import Verdict
 from symfuse.policy import BrokenImages, Finding, Kind, Policy, SameBy
 from symfuse.sameness import Sources, equal, has_digest, same_bytes
+from symfuse.source.identity import Identity
 from symfuse.view import View
 
 
@@ -78,7 +79,11 @@ class Selection:
 
     def keys(self, nodeids: Sequence[int]) -> list[Key]:
         """See `identity.work.Files`."""
-        return self._view.keys(nodeids)
+        return self._sources.keys(nodeids)
+
+    def identities(self, nodeids: Sequence[int]) -> list[Identity]:
+        """See `identity.work.Files`."""
+        return self._view.identities(nodeids)
 
     def open(self, nodeid: int) -> int:
         """See `identity.work.Files`: who reads it verifies afterwards."""

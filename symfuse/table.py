@@ -9,11 +9,12 @@ from __future__ import annotations
 import struct
 import threading
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from symfuse.dataset import Entry, Name, is_utf8
 from symfuse.policy import Kind
+from symfuse.source.identity import Identity
 
 #: Entries frozen in one go: some milliseconds' work.
 CHUNK = 1024
@@ -23,17 +24,22 @@ _SHOWN_MODE_BITS = ~HIDDEN_MODE_BITS
 
 
 class Trait(NamedTuple):
-    """What many files have in common, kept once for all of them. `mode` is the one shown."""
+    """What many files have in common, kept once for all of them.
+
+    `mode` is the one shown, `source_mode` and `nlink` are the source's.
+    """
 
     mode: int
     uid: int
     gid: int
     dev: int
     is_link: bool
+    source_mode: int
+    nlink: int
 
 
 #: A trait's fields as a plain tuple, which is quicker to make.
-Likeness = tuple[int, int, int, int, bool]
+Likeness = tuple[int, int, int, int, bool, int, int]
 
 
 class Row(NamedTuple):
@@ -50,6 +56,14 @@ class Row(NamedTuple):
 
 _ROW = struct.Struct("<QQqqqII")
 _MAX_BLOCKS = (1 << 32) - 1
+
+
+def identity_of(trait: Trait, row: Sequence[int]) -> Identity:
+    """What the source was whose trait and row these are."""
+    ino, size, _atime_ns, mtime_ns, ctime_ns, _blocks, _trait = row
+    return Identity(
+        trait.dev, ino, size, mtime_ns, ctime_ns, trait.source_mode, trait.uid, trait.gid, trait.nlink
+    )  # fmt: skip
 
 
 class Traits:
@@ -83,17 +97,17 @@ class Traits:
 class Table:
     """The entries of one directory, in byte order of their names, which never change.
 
-    What stands behind the names is frozen a chunk at a time, so that a huge directory is no stall: `freeze` is called
-    once for each chunk, by one thread at a time; everything else may be called by others meanwhile, for the places of
-    frozen chunks.
+    What stands behind the names is frozen a chunk at a time, so that a huge directory is no stall, or a single entry
+    at a time, so that nobody waits for another's storage. `listed` is the directory that had these names. Safe to use
+    from several threads; only what is frozen may be asked for.
     """
 
     __slots__ = (
-        *("_frozen", "_is_link", "_names", "_offsets", "_rows"),
-        *("content_bytes", "problems", "subdirectories", "unfrozen"),
+        *("_frozen", "_is_link", "_names", "_offsets", "_rows", "_single", "_unpackable", "_writing"),
+        *("content_bytes", "freezing", "listed", "problems", "subdirectories", "transient", "unfrozen"),
     )
 
-    def __init__(self, names: Iterable[Name]) -> None:
+    def __init__(self, names: Iterable[Name], listed: Identity) -> None:
         is_link = bytearray()
         offsets = array("I", [0])
         blob = bytearray()
@@ -106,12 +120,20 @@ class Table:
         self._rows = bytearray(len(is_link) * _ROW.size)
         self._frozen = bytearray(-(-len(is_link) // CHUNK))
         self._is_link: bytearray | None = is_link  # needed until all is frozen
+        self._single: set[int] = set()  # places frozen alone, in chunks that are not frozen
+        self._unpackable: dict[int, tuple[int, ...]] = {}  # rows with numbers that are too large, by place
+        self._writing = threading.Lock()  # guards all writing; nothing waits for the dataset in here
+        self.listed = listed
+        #: Held by whoever freezes a chunk, so that it is read once.
+        self.freezing = threading.Lock()
         #: Chunks that are not frozen yet.
         self.unfrozen = len(self._frozen)
         #: The size of all files together that are frozen.
         self.content_bytes = 0
         #: Why the dataset has an entry that the view hides, by place.
         self.problems: dict[int, Kind] = {}
+        #: Places whose problem may be gone when somebody looks again.
+        self.transient: set[int] = set()
         #: The places of directories; each one's real path when a link led to it.
         self.subdirectories: dict[int, bytes | None] = {}
 
@@ -122,42 +144,85 @@ class Table:
 
     def is_frozen(self, place: int) -> bool:
         """True when it is known what stands at a place."""
+        return self._frozen[place // CHUNK] != 0 or place in self._single
+
+    def is_chunk_frozen(self, place: int) -> bool:
+        """True when it is known what stands at all places of the chunk that holds this one."""
         return self._frozen[place // CHUNK] != 0
 
     def chunk(self, place: int) -> list[Name]:
         """The names of the unfrozen chunk that holds a place, which begins at a multiple of CHUNK."""
-        assert self._is_link is not None, "all is frozen"
+        is_link = self._is_link
+        assert is_link is not None, "all is frozen"
         start = place - place % CHUNK
         end = min(start + CHUNK, len(self))
         names, offsets = self._names, self._offsets[start : end + 1]
-        bounds = zip(offsets, offsets[1:], self._is_link[start:end], strict=False)
-        return [(names[begin:finish], bool(is_link)) for begin, finish, is_link in bounds]
+        bounds = zip(offsets, offsets[1:], is_link[start:end], strict=False)
+        return [(names[begin:finish], bool(each)) for begin, finish, each in bounds]
 
     def freeze(self, place: int, entries: Iterable[Entry], traits: Traits) -> None:
         """Write down what stands behind `chunk(place)`. Nothing is changed when `entries` raises."""
         start = place - place % CHUNK
-        pack_into, rows, size, index_of = _ROW.pack_into, self._rows, _ROW.size, traits.index
         found = list(entries)
-        for at, (status, problem, target) in enumerate(found, start):
+        with self._writing:
+            if self._frozen[start // CHUNK]:
+                return
+            self._write(start, found, traits)
+            self._frozen[start // CHUNK] = 1  # last: who sees it may use all of the above
+            self._single.difference_update(range(start, start + CHUNK))
+            self.unfrozen -= 1
+            if self.unfrozen == 0:
+                self._is_link = None
+
+    def freeze_one(self, place: int, entry: Entry, traits: Traits) -> None:
+        """Write down what stands at one place, unless somebody has already."""
+        with self._writing:
+            if not self.is_frozen(place):
+                self._write(place, [entry], traits)
+                self._single.add(place)
+
+    def look_again(self, place: int, entry: Entry, traits: Traits) -> bool:
+        """Write down what stands at a frozen place of `transient` now; True when its problem is gone."""
+        with self._writing:
+            if place not in self.transient:
+                return False
+            self.transient.remove(place)
+            if entry.problem is not None or entry.status is None:
+                return False
+            del self.problems[place]
+            self._write(place, [entry], traits)
+            return True
+
+    def _write(self, start: int, entries: Iterable[Entry], traits: Traits) -> None:
+        """Rows for entries from a place on, but for those that were frozen alone. Called with _writing held."""
+        # A million times: all in one loop.
+        pack_into, rows, size, index_of, single = _ROW.pack_into, self._rows, _ROW.size, traits.index, self._single
+        for at, (status, problem, target, is_transient) in enumerate(entries, start):
+            if single and at in single:
+                continue
             if problem is not None or status is None:
                 self.problems[at] = problem or Kind.UNREADABLE
+                if is_transient:
+                    self.transient.add(at)
                 continue
-            mode = status.st_mode & _SHOWN_MODE_BITS
+            source_mode = status.st_mode
+            mode = source_mode & _SHOWN_MODE_BITS
             if mode & 0o170000 == 0o040000:
                 self.subdirectories[at] = target
             else:
                 self.content_bytes += status.st_size
-            trait = index_of((mode, status.st_uid, status.st_gid, status.st_dev, target is not None))
+            trait = index_of(
+                (mode, status.st_uid, status.st_gid, status.st_dev, target is not None, source_mode, status.st_nlink)
+            )
             blocks = status.st_blocks
-            pack_into(
-                rows, at * size, status.st_ino, status.st_size,
-                status.st_atime_ns, status.st_mtime_ns, status.st_ctime_ns,
-                blocks if blocks < _MAX_BLOCKS else _MAX_BLOCKS, trait,
+            row = (
+                status.st_ino, status.st_size, status.st_atime_ns, status.st_mtime_ns, status.st_ctime_ns,
+                blocks if 0 <= blocks < _MAX_BLOCKS else _MAX_BLOCKS, trait,
             )  # fmt: skip
-        self._frozen[start // CHUNK] = 1  # last: who sees it may use all of the above
-        self.unfrozen -= 1
-        if self.unfrozen == 0:
-            self._is_link = None
+            try:
+                pack_into(rows, at * size, *row)
+            except struct.error:  # a time after 2262, which file systems can hold
+                self._unpackable[at] = row
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -167,14 +232,19 @@ class Table:
 
     def row(self, place: int) -> Row:
         """The attributes at a frozen place that is not hidden."""
-        return Row._make(_ROW.unpack_from(self._rows, place * _ROW.size))
+        return Row._make(self.fields(place))
 
     def fields(self, place: int) -> tuple[int, ...]:
         """As `row`; a plain tuple."""
+        if place in self._unpackable:
+            return self._unpackable[place]
         return _ROW.unpack_from(self._rows, place * _ROW.size)
 
     def rows(self, start: int, end: int) -> Iterator[tuple[int, ...]]:
         """As `row`, for the places from `start` to before `end`; as plain tuples."""
+        if self._unpackable:
+            yield from map(self.fields, range(start, end))
+            return
         size = _ROW.size
         with memoryview(self._rows) as rows:
             yield from _ROW.iter_unpack(rows[start * size : end * size])

@@ -10,7 +10,9 @@ Invariants (`tests/support/invariants.py` asserts them):
   directory owns a range of numbers; its entries take the first ones in order, and each entry has an equal share of the
   rest, for all below it if it is a directory.
 - A directory's names never change once they are listed, nor what stands behind a name once that is frozen. Names are
-  listed at once, what stands behind them is frozen a chunk at a time: whoever asks freezes what is asked for.
+  listed at once, what stands behind them is frozen a chunk at a time: whoever asks freezes what is asked for. Who asks
+  for one name freezes that alone, so that nobody waits for a neighbour whose storage does not answer. The one
+  exception: what a flaky storage failed to show is looked at once more, when somebody first asks for its directory.
 """
 
 from __future__ import annotations
@@ -29,8 +31,8 @@ from symfuse.nodes import Directory, Node, Shown, node_of
 from symfuse.policy import Finding, Kind
 from symfuse.progress import Findings, Progress
 from symfuse.repeats import Repeats
-from symfuse.source import Identity
-from symfuse.table import CHUNK, HIDDEN_MODE_BITS, Row, Table, Trait, Traits
+from symfuse.source.identity import Identity
+from symfuse.table import CHUNK, HIDDEN_MODE_BITS, Row, Table, Trait, Traits, identity_of
 
 ROOT_NODEID = 1
 PLACE_BITS = 32
@@ -59,16 +61,14 @@ class View:
         #: be gone, hang, or lead into the mount itself.
         self.file_system = dataset.statvfs()
         root = Directory(
-            number=ROOT_NODEID, parent=None, place=0, path=dataset.root, dev=status.st_dev, ino=status.st_ino,
-            inos=self._inos.whole, repeats=False,
+            number=ROOT_NODEID, parent=None, place=0, path=dataset.root, inos=self._inos.whole, repeats=False
         )  # fmt: skip
         # Both lists grow under _lock and are read without it; an index once valid stays so. Number 0 is nobody's.
         self._directories: list[Directory] = [root, root]
         self._tables: list[Table | None] = [None, None]
         self._lock = threading.Lock()
-        # One of these is held while a directory is read from disk, so that it is read once.
-        self._freezing = [threading.Lock() for _ in range(64)]
-        self._shared: dict[tuple[int, int], Table] = {}  # tables of linked directories by source, under _freezing
+        self._shared: dict[bytes, Table] = {}  # tables of linked directories by real path, under _lock
+        self._seen: set[int] = set()  # hashes of the paths and numbers of all that is listed
         self._repeats = Repeats()  # under _lock
         self._frozen = 0  # directories, under _lock
         self._failed: set[int] = set()  # directories that could not be read when it was tried, under _lock
@@ -83,7 +83,10 @@ class View:
 
     def is_frozen(self, nodeid: int) -> bool:
         """True when a directory can be listed without touching the dataset."""
-        return 0 < nodeid < len(self._directories) and self._directories[nodeid].is_frozen
+        if not 0 < nodeid < len(self._directories) or not self._directories[nodeid].is_frozen:
+            return False
+        table = self._tables[nodeid]
+        return table is not None and not table.transient
 
     def directory(self, nodeid: int) -> Directory:
         """Errors: KeyError when `nodeid` is no directory's."""
@@ -107,7 +110,11 @@ class View:
         table = self.table(parent)
         place = table.find(name)
         if place is not None:
-            self._freeze(self._directories[parent], table, place)
+            directory = self._directories[parent]
+            if not table.is_frozen(place):
+                self._freeze_one(directory, table, place, name)
+            if place in table.transient:
+                self._look_again(directory, table)
         return place
 
     def hidden(self, parent: int, place: int) -> Kind | None:
@@ -142,6 +149,8 @@ class View:
         first_nodeid, first_ino = nodeid << PLACE_BITS, directory.first_ino
         while start < len(table):
             self._freeze(directory, table, start)
+            if table.transient:
+                self._look_again(directory, table)
             end = min(start - start % CHUNK + CHUNK, len(table))
             absent = directory.absent.kinds
             for place, row in enumerate(table.rows(start, end), start):
@@ -201,11 +210,14 @@ class View:
     def _list(self, directory: Directory) -> Table:
         """Read a directory's names and give it its inode numbers."""
         number = directory.number
-        with self._freezing[directory.ino % len(self._freezing)]:
+        with directory.listing:
             table = self._tables[number]
             if table is None:
                 table = self._read_names(directory)
                 with self._lock:
+                    if directory.repeats:
+                        table = self._shared.setdefault(directory.path, table)
+                    self._seen |= {hash(directory.path), hash(_numbers(table.listed))}
                     directory.first_ino, directory.shared_inos = self._inos.divide(
                         directory.inos, len(table), path=lambda: self._shown_path(directory)
                     )
@@ -216,31 +228,64 @@ class View:
 
     def _read_names(self, directory: Directory) -> Table:
         """The directory's table from disk; from memory when another link to the same source was listed before."""
-        key = (directory.dev, directory.ino)
-        table = self._shared.get(key) if directory.repeats else None
+        table = self._shared.get(directory.path) if directory.repeats else None
         if table is None:
-            table = Table(self.dataset.names(directory.path, dev=directory.dev, ino=directory.ino))
-            if directory.repeats:
-                self._shared[key] = table
+            listed, names = self.dataset.names(directory.path)
+            table = Table(names, listed)
         return table
 
     def _freeze(self, directory: Directory, table: Table, place: int) -> None:
         """Freeze the chunk of a table that holds a place, if it is not."""
-        if not table.is_frozen(place):
-            with self._freezing[directory.ino % len(self._freezing)]:
-                if not table.is_frozen(place):
-                    names = table.chunk(place)
-                    entries = self.dataset.entries(directory.path, names, dev=directory.dev, ino=directory.ino)
+        if not table.is_chunk_frozen(place):
+            with table.freezing:
+                if not table.is_chunk_frozen(place):
+                    entries = self.dataset.entries(directory.path, table.chunk(place), listed=table.listed)
                     table.freeze(place, entries, self._traits)
         if table.unfrozen == 0 and not directory.is_frozen:  # perhaps by way of another link to the same source
             self._complete(directory, table)
 
+    def _freeze_one(self, directory: Directory, table: Table, place: int, name: bytes) -> None:
+        """Freeze one entry, whatever others wait for. Costs an open of the directory more than as part of a chunk."""
+        # Whether it is a link is seen when it is looked at.
+        entries = self.dataset.entries(directory.path, [(name, False)], listed=table.listed)
+        table.freeze_one(place, next(entries), self._traits)
+
+    def _look_again(self, directory: Directory, table: Table) -> None:
+        """Look once more at what a flaky storage failed to show, before anybody is told that it is not there."""
+        places = sorted(table.transient)
+        names = [(table.name(place), False) for place in places]
+        for place, entry in zip(places, self.dataset.entries(directory.path, names, listed=table.listed), strict=True):
+            if table.look_again(place, entry, self._traits):
+                self._take_back(table, place)
+
+    def _take_back(self, table: Table, place: int) -> None:
+        """Something that was counted as unreadable is shown after all."""
+        for number in range(ROOT_NODEID, len(self._directories)):
+            directory = self._directories[number]
+            if self._tables[number] is not table or not directory.is_frozen:
+                continue
+            is_directory = place in table.subdirectories
+            is_cycle = is_directory and self._is_own_ancestor(directory, table, place)
+            with self._lock:
+                progress, path = self._progress, os.path.join(self._shown_path(directory), table.name(place))
+                progress.take_back(Kind.UNREADABLE, path)
+                if is_directory:
+                    self._create_child(directory, table, place, is_cycle=is_cycle)
+                    progress.directories += place in directory.children
+                    kind = directory.absent.get(place)
+                    if kind is not None:
+                        progress.note(kind, path)
+                else:
+                    progress.files += 1
+                    progress.content_bytes += table.row(place).size
+
     def _complete(self, directory: Directory, table: Table) -> None:
         """All of a directory is frozen: make its subdirectories, and count what it shows and hides."""
+        cycles = {place for place in table.subdirectories if self._is_own_ancestor(directory, table, place)}
         with self._lock:
             if not directory.is_frozen:
                 for place in table.subdirectories:
-                    self._adopt(directory, table, place)
+                    self._create_child(directory, table, place, is_cycle=place in cycles)
                 self._record(directory, table)
                 directory.is_frozen = True
 
@@ -248,50 +293,70 @@ class View:
         """The number of the subdirectory at a place, made now if it was not; None where it is hidden."""
         number = directory.children.get(place)
         if number is None and place not in directory.absent:
+            is_cycle = self._is_own_ancestor(directory, table, place)
             with self._lock:
-                self._adopt(directory, table, place)
+                self._create_child(directory, table, place, is_cycle=is_cycle)
             number = directory.children.get(place)
         return number
 
-    def _adopt(self, directory: Directory, table: Table, place: int) -> None:
+    def _create_child(self, directory: Directory, table: Table, place: int, *, is_cycle: bool) -> None:
         """Give the subdirectory at a place its place in the view, or hide it. Called with _lock held."""
         if place in directory.children or place in directory.absent:
             return
-        row = table.row(place)
-        trait = self._traits[row.trait]
-        kind = self._refuse(directory, row.ino, trait)
+        path = _real_path(directory, table, place)
+        repeats = directory.repeats or self._traits[table.row(place).trait].is_link
+        kind = Kind.CYCLE if is_cycle else None
+        if kind is None and repeats and not self._repeats.allow(path):
+            self._name_most_repeated()
+            kind = Kind.MULTIPLIED
         if kind is not None:
             directory.absent.hide(place, kind, count=len(table))
             return
         child = Directory(
-            number=len(self._directories), parent=directory, place=place,
-            path=table.subdirectories[place] or os.path.join(directory.path, table.name(place)),
-            dev=trait.dev, ino=row.ino, inos=share(directory.shared_inos, place, len(table)),
-            repeats=directory.repeats or trait.is_link,
+            number=len(self._directories), parent=directory, place=place, path=path,
+            inos=share(directory.shared_inos, place, len(table)), repeats=repeats,
         )  # fmt: skip
         self._tables.append(None)
         self._directories.append(child)
         directory.children[place] = child.number  # last: who sees the number may use all of the above
 
-    def _refuse(self, parent: Directory, ino: int, trait: Trait) -> Kind | None:
-        """Why a directory must not be shown below `parent`, if so. Called with _lock held."""
+    def _is_own_ancestor(self, parent: Directory, table: Table, place: int) -> bool:
+        """True when the directory at a place is one of those that lead to it: the same path, or the same numbers.
+
+        Numbers count only where the file system does not use them twice; elsewhere all that is known of the two
+        directories must be equal, their names included. Reads the dataset, so no lock may be held.
+        """
+        path, row = _real_path(parent, table, place), table.row(place)
+        found = identity_of(self._traits[row.trait], row)
+        if not self._seen & {hash(path), hash(_numbers(found))}:
+            return False  # as for nearly all: a look at every ancestor would make deep trees quadratic
         ancestor: Directory | None = parent
         while ancestor is not None:
-            if (ancestor.dev, ancestor.ino) == (trait.dev, ino):
-                return Kind.CYCLE
+            above = self._tables[ancestor.number]
+            assert above is not None, "what leads to a directory is listed"
+            if ancestor.path == path:
+                return True
+            if _numbers(above.listed) == _numbers(found) and self._is_same(above, path, found):
+                return True
             ancestor = ancestor.parent
-        if not (parent.repeats or trait.is_link):
-            return None  # directories without links on the way cannot multiply
-        if self._repeats.allow((trait.dev, ino)):
-            return None
-        self._name_culprit()
-        return Kind.MULTIPLIED
+        return False
 
-    def _name_culprit(self) -> None:
+    def _is_same(self, table: Table, path: bytes, found: Identity) -> bool:
+        """Whether the directory at `path` is the one that a table lists, which has the same numbers."""
+        if self.dataset.volumes.is_numbered(found.dev, path):
+            return True
+        if table.listed.change(found):
+            return False
+        try:
+            _listed, names = self.dataset.names(path)
+        except OSError:
+            return False  # whoever lists it will see
+        return [name for name, _is_link in names] == [table.name(place) for place in range(len(table))]
+
+    def _name_most_repeated(self) -> None:
         """Say once which directory multiplies. Called with _lock held."""
         if self._progress.error is None:
-            source, number = self._repeats.culprit()
-            path = next(found.path for found in self._directories if (found.dev, found.ino) == source)
+            path, number = self._repeats.most_repeated()
             self._progress.error = (
                 f"links multiply: {os.fsdecode(path)} alone would be shown {number} times or more, "
                 "so further linked directories are hidden; remove links, or use --dir-links hide"
@@ -401,7 +466,7 @@ class View:
     def files(self) -> Iterator[tuple[int, Trait, tuple[int, ...]]]:
         """Nodeid, trait and the fields of a `Row` of every file shown in the directories that are frozen."""
         for number in range(ROOT_NODEID, len(self._directories)):
-            if self.is_frozen(number):
+            if self._directories[number].is_frozen:
                 for _place, _name, nodeid, _ino, trait, row in self.rows(number):
                     if nodeid >> PLACE_BITS:
                         yield nodeid, trait, row
@@ -411,8 +476,8 @@ class View:
         directory, place, table = self._at(nodeid)
         return directory.number, table.name(place), self._traits[table.row(place).trait].is_link
 
-    def keys(self, nodeids: Iterable[int]) -> list[tuple[int, int, int, int, int]]:
-        """Device, inode, size, mtime_ns and ctime_ns of files' sources as they were frozen.
+    def identities(self, nodeids: Iterable[int]) -> list[Identity]:
+        """What files' sources were when they were frozen.
 
         The nodeids are those of `files`. Quickest where files of one directory follow each other.
         """
@@ -423,9 +488,26 @@ class View:
                 number = nodeid >> PLACE_BITS
                 table = self._tables[number]
                 assert table is not None, "no nodeid of files()"
-            ino, size, _atime_ns, mtime_ns, ctime_ns, _blocks, trait = table.fields(nodeid & PLACE_MASK)
-            found.append((self._traits[trait].dev, ino, size, mtime_ns, ctime_ns))
+            row = table.fields(nodeid & PLACE_MASK)
+            found.append(identity_of(self._traits[row[6]], row))
         return found
+
+    def source_path(self, nodeid: int) -> bytes:
+        """The real path of a file's source: of a link, where it leads now. Errors: KeyError; OSError."""
+        directory, place, table = self._at(nodeid)
+        name = table.name(place)
+        if not self._traits[table.row(place).trait].is_link:
+            return os.path.join(directory.path, name)
+        return self.dataset.target(directory.path, name)
+
+    def is_numbered(self, nodeid: int) -> bool:
+        """True when no other file has the device and inode number of this file's source. Errors: KeyError."""
+        _directory, place, table = self._at(nodeid)
+        trait = self._traits[table.row(place).trait]
+        try:
+            return self.dataset.volumes.is_numbered(trait.dev, self.source_path(nodeid))
+        except OSError:
+            return False
 
     def path(self, nodeid: int) -> bytes:
         """The path of a node, relative to the view's root. Errors: KeyError."""
@@ -465,6 +547,9 @@ class View:
                     break
             except OSError as error:
                 self._note_failure(directory, error)
+            except Exception as error:  # a fault of ours in one directory must not hide all others
+                log.exception("%s cannot be frozen", os.fsdecode(directory.path))
+                self._note_failure(directory, OSError(errno.EIO, str(error)))
             number += 1
         return self.progress()
 
@@ -521,8 +606,7 @@ class View:
         trait = self._traits[row.trait]
         if stat.S_ISDIR(trait.mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        identity = Identity(trait.dev, row.ino, row.size, row.mtime_ns)
-        return File(directory.path, table.name(place), trait.is_link, identity)
+        return File(directory.path, table.name(place), trait.is_link, identity_of(trait, row))
 
     def _log_once(self, nodeid: int, error: OSError) -> None:
         if nodeid not in self._stale:
@@ -532,3 +616,13 @@ class View:
     def close(self) -> None:
         """Close every descriptor of a source."""
         self._content.close()
+        self.dataset.close()
+
+
+def _real_path(directory: Directory, table: Table, place: int) -> bytes:
+    """The real path of the subdirectory at a place."""
+    return table.subdirectories[place] or os.path.join(directory.path, table.name(place))
+
+
+def _numbers(identity: Identity) -> tuple[int, int]:
+    return identity.dev, identity.ino

@@ -23,7 +23,7 @@ from platformdirs import user_cache_dir
 
 from symfuse.identity.cachefile import SCHEMA, CacheFile
 
-#: dev, ino, size, mtime_ns, ctime_ns of a source.
+#: Two numbers that name a source (its device and inode, or a digest of its path), then size, mtime_ns, ctime_ns.
 Key = tuple[int, int, int, int, int]
 
 #: How long another process may keep the file locked before this one goes on without it.
@@ -75,7 +75,7 @@ def is_settled(key: Key, begun_ns: int) -> bool:
 
     Source: Documentation/technical/racy-git.txt in git; current_time() in fs/inode.c of Linux.
     """
-    _dev, _ino, _size, mtime_ns, ctime_ns = key
+    _first, _second, _size, mtime_ns, ctime_ns = key
     return ctime_ns % _COARSE_NS != 0 and begun_ns - max(mtime_ns, ctime_ns) > SETTLED_NS
 
 

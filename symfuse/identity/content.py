@@ -19,7 +19,7 @@ from blake3 import blake3
 
 from symfuse.identity.cache import VerdictCache
 from symfuse.identity.verdict import DIGEST_BYTES
-from symfuse.identity.work import PROGRESS_INTERVAL_S, Files, Job, OnProgress, Work, is_same, key_of
+from symfuse.identity.work import PROGRESS_INTERVAL_S, Files, Job, OnProgress, Work, verified
 
 SAMPLE_BYTES = 256
 #: How much of a file is in memory at once, for each thread.
@@ -139,20 +139,17 @@ def _hash_packs(work: Work, hash_source: Hash, files: Files) -> None:
 
 
 def _hashed(job: Job, hash_source: Hash, files: Files, work: Work) -> tuple[Job, bytes | None]:
-    """A file's digest, and the key that it has now: its ctime may be another, though not its content.
-
-    Verified after reading, not before: so the check covers a change that happens meanwhile, too.
-    """
-    index, nodeid, frozen = job
+    """A file's digest, and the key that it has now."""
+    index, nodeid, key, identity = job
     try:
         fd = files.open(nodeid)
         try:
-            digest = hash_source(fd, frozen[2], work)
-            found = key_of(os.fstat(fd))
+            digest = hash_source(fd, identity.size, work)
+            found = verified(fd, identity, key)
         finally:
             os.close(fd)
-        if is_same(found, frozen):
-            return (index, nodeid, found), digest
+        if found is not None:
+            return (index, nodeid, found, identity), digest
         log.debug("no digest of node %d: it has changed", nodeid)
     except OSError as error:
         log.debug("no digest of node %d: %s", nodeid, error)

@@ -19,7 +19,7 @@ import PIL
 from symfuse.identity.cache import VerdictCache
 from symfuse.identity.decoder import COMMAND, Decoder
 from symfuse.identity.verdict import DIGEST_BYTES, FINDING_BYTES, NO_DIGEST, Verdict
-from symfuse.identity.work import PROGRESS_INTERVAL_S, Files, Job, OnProgress, Work, is_same, key_of
+from symfuse.identity.work import PROGRESS_INTERVAL_S, Files, Job, OnProgress, Work, verified
 
 #: Counted up whenever image.py finds something else in the same file.
 REVISION = 1
@@ -122,16 +122,15 @@ def _decode_all(work: Work, take: Callable[[], Job | None], files: Files, comman
     try:
         with Decoder(command=command) as decoder:
             for finding in decoder.examine(fds(), lambda: work.is_stopped):
-                (index, nodeid, frozen), fd, begun_ns = flying.popleft()
+                (index, nodeid, key, identity), fd, begun_ns = flying.popleft()
                 try:
-                    key = key_of(os.fstat(fd))
+                    found = verified(fd, identity, key)
                 finally:
                     os.close(fd)
-                # Its ctime may be another, though not its content. Verified after decoding, so meanwhile is covered.
-                is_known = finding[0] != Verdict.UNKNOWN and is_same(key, frozen)
+                is_known = finding[0] != Verdict.UNKNOWN and found is not None
                 if not is_known:
                     log.debug("node %d is not decoded: it cannot be read, or has changed", nodeid)
-                work.note([(index, nodeid, key)], [finding if is_known else None], begun_ns=begun_ns)
+                work.note([(index, nodeid, found or key, identity)], [finding if is_known else None], begun_ns=begun_ns)
     finally:
         for _job, fd, _begun_ns in flying:
             os.close(fd)

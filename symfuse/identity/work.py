@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from symfuse.identity.cache import Key, VerdictCache, is_settled
+from symfuse.source.identity import Identity
 
 #: Files that the cache is asked about at once.
 BATCH = 4096
@@ -31,28 +32,36 @@ PROGRESS_INTERVAL_S = 0.1
 
 #: Hears how many files are done, and how many bytes they have. Called by the thread that calls `tick`.
 OnProgress = Callable[[int, int], None]
-#: One file to look at: its index in the nodeids, its nodeid, its key.
-Job = tuple[int, int, Key]
+#: One file to look at: its index in the nodeids, its nodeid, its key, and what it was when it was frozen.
+Job = tuple[int, int, Key, Identity]
 
 
 class Files(Protocol):
     """The files behind nodeids. Both methods are called by several threads."""
 
     def keys(self, nodeids: Sequence[int]) -> list[Key]:
+        """What the files were when the view was frozen, as the cache knows them."""
+
+    def identities(self, nodeids: Sequence[int]) -> list[Identity]:
         """What the files were when the view was frozen."""
 
     def open(self, nodeid: int) -> int:
         """A descriptor of what lies where the file was; the caller's to verify and to close. Errors: OSError."""
 
 
-def is_same(found: Key, frozen: Key) -> bool:
-    """True for keys of the same content: a ctime may be another, of a file that got a new name or mode."""
-    return found[:4] == frozen[:4]
+def key_of(identity: Identity) -> Key:
+    """The key of a file that is known by its device and inode number."""
+    return (identity.dev, identity.ino, identity.size, identity.mtime_ns, identity.ctime_ns)
 
 
-def key_of(status: os.stat_result) -> Key:
-    """The key of the file with these attributes."""
-    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+def verified(fd: int, frozen: Identity, key: Key) -> Key | None:
+    """The key of what was read through a descriptor, None when that is not the file that was frozen.
+
+    Its ctime may be another, though not its content. To be called after reading, so that it covers a change that
+    happens meanwhile, too. Errors: OSError.
+    """
+    found = Identity.of(os.fstat(fd))
+    return None if frozen.change(found) else (*key[:4], found.ctime_ns)
 
 
 class Work:
@@ -113,13 +122,15 @@ class Work:
             keys = self._files.keys(nodeids)
             known = self._cache.get(self._kind, keys)
             jobs = []
-            for index, (nodeid, key, verdict) in enumerate(zip(nodeids, keys, known, strict=True), start):
+            identities = self._files.identities(nodeids)
+            rows = zip(nodeids, keys, identities, known, strict=True)
+            for index, (nodeid, key, identity, verdict) in enumerate(rows, start):
                 if verdict is not None and len(verdict) == width:
                     self.verdicts[index * width : (index + 1) * width] = verdict
                     self.files_done += 1
                     self.bytes_done += key[2]
                 else:
-                    jobs.append((index, nodeid, key))
+                    jobs.append((index, nodeid, key, identity))
             for begin in range(0, len(jobs), PACK):
                 yield jobs[begin : begin + PACK]
 
@@ -133,14 +144,14 @@ class Work:
         `begun_ns` is `time.time_ns()` before the first of them was read.
         """
         width, lasting = self._width, []
-        for (index, _nodeid, key), verdict in zip(jobs, verdicts, strict=True):
+        for (index, _nodeid, key, _identity), verdict in zip(jobs, verdicts, strict=True):
             if verdict is not None:
                 self.verdicts[index * width : (index + 1) * width] = verdict
                 if is_settled(key, begun_ns):
                     lasting.append((key, verdict))
         with self._lock:
             self.files_done += len(jobs)
-            self.bytes_done += sum(key[2] for _index, _nodeid, key in jobs)
+            self.bytes_done += sum(key[2] for _index, _nodeid, key, _identity in jobs)
             self._unsaved += lasting
 
     def tick(self) -> None:

@@ -363,6 +363,7 @@ def test_only_what_touches_the_dataset_may_block(kernel: Kernel, view: View) -> 
     server = kernel.server
     assert server.may_block(wire.request(wire.LOOKUP, 1, b"x\0")), "the root is not frozen yet"
     nodeid = kernel.walk(b"store/a.png")
+    list(kernel.list(1, plus=False))
     assert not server.may_block(wire.request(wire.LOOKUP, 1, b"x\0"))
     assert not server.may_block(wire.request(wire.READDIRPLUS, 1, bytes(40)))
     assert not server.may_block(wire.request(wire.GETATTR, nodeid, bytes(16)))

@@ -19,6 +19,7 @@ from symfuse.identity.cache import Key, VerdictCache
 from symfuse.identity.content import SAMPLE_BYTES, SMALL_BYTES
 from symfuse.identity.verdict import DIGEST_BYTES, NO_DIGEST
 from symfuse.identity.work import Work, key_of
+from symfuse.source.identity import Identity
 
 #: Long ago, as far as the cache's rule is concerned.
 WEEK_S = 7 * 86_400
@@ -30,10 +31,13 @@ class PlainFiles:
     def __init__(self, paths: list[Path]) -> None:
         self.paths = paths
         self.opened: Counter[int] = Counter()
-        self._keys = [key_of(path.stat()) for path in paths]
+        self._identities = [Identity.of(path.stat()) for path in paths]
 
     def keys(self, nodeids: Sequence[int]) -> list[Key]:
-        return [self._keys[nodeid] for nodeid in nodeids]
+        return [key_of(identity) for identity in self.identities(nodeids)]
+
+    def identities(self, nodeids: Sequence[int]) -> list[Identity]:
+        return [self._identities[nodeid] for nodeid in nodeids]
 
     def open(self, nodeid: int) -> int:
         self.opened[nodeid] += 1
@@ -370,7 +374,7 @@ def test_each_file_is_handed_out_once_to_several_threads(tmp_path: Path, cache: 
 
     def take() -> None:
         for pack in work.packs():
-            seen.extend(nodeid for _index, nodeid, _key in pack)
+            seen.extend(nodeid for _index, nodeid, _key, _identity in pack)
             work.note(pack, [b"\1"] * len(pack), begun_ns=0)
 
     with work:

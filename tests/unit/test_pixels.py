@@ -23,6 +23,7 @@ from symfuse.identity.decoder import COMMAND, WINDOW
 from symfuse.identity.pixels import Findings, is_image_name
 from symfuse.identity.verdict import DIGEST_BYTES, NO_DIGEST, Verdict
 from symfuse.identity.work import OnProgress, key_of
+from symfuse.source.identity import Identity
 from tests.support.mounting import children
 
 PICTURE = Image.fromarray(data.astronaut()[100:164, 180:260])  # type: ignore[no-untyped-call]
@@ -47,12 +48,15 @@ class Folder:
         self.paths = [directory / name for name in contents]
         for path, content in zip(self.paths, contents.values(), strict=True):
             path.write_bytes(content)
-        self._keys = [key_of(path.stat()) for path in self.paths]
+        self._identities = [Identity.of(path.stat()) for path in self.paths]
         self.nodeids = range(len(self.paths))
         self.opened: list[int] = []
 
     def keys(self, nodeids: Sequence[int]) -> list[Key]:
-        return [self._keys[nodeid] for nodeid in nodeids]
+        return [key_of(identity) for identity in self.identities(nodeids)]
+
+    def identities(self, nodeids: Sequence[int]) -> list[Identity]:
+        return [self._identities[nodeid] for nodeid in nodeids]
 
     def open(self, nodeid: int) -> int:
         self.opened.append(nodeid)

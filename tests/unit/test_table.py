@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from symfuse.dataset import Entry
 from symfuse.policy import Kind
+from symfuse.source.identity import Identity
 from symfuse.table import CHUNK, Likeness, Table, Trait, Traits
 from tests.support.trees import tree
 
@@ -22,9 +23,12 @@ def status(*, mode: int = stat.S_IFREG | 0o644, size: int = 0, ino: int = 7) -> 
     return os.stat_result((mode, ino, 1, 1, 0, 0, size, 0, 0, 0), {"st_blocks": 0, **times})
 
 
+LISTED = Identity.of(status(mode=stat.S_IFDIR | 0o755))
+
+
 def frozen_table(entries: dict[bytes, Entry], traits: Traits | None = None) -> Table:
     """A table of these entries, all frozen."""
-    made = Table([(name, False) for name in sorted(entries)])
+    made = Table([(name, False) for name in sorted(entries)], LISTED)
     for place in range(0, len(made), CHUNK):
         made.freeze(place, [entries[name] for name, _ in made.chunk(place)], traits or Traits())
     return made
@@ -82,7 +86,7 @@ def test_what_is_hidden_is_kept_apart_with_its_reason() -> None:
 
 def test_a_huge_directory_is_frozen_a_chunk_at_a_time() -> None:
     names = [b"%06d" % number for number in range(2 * CHUNK + 5)]
-    half = Table([(name, True) for name in names])
+    half = Table([(name, True) for name in names], LISTED)
     assert (len(half), half.unfrozen) == (len(names), 3)
     assert half.chunk(CHUNK + 7) == [(name, True) for name in names[CHUNK : 2 * CHUNK]]
     half.freeze(CHUNK + 7, [Entry(status(size=9), None, b"/t")] * CHUNK, Traits())
@@ -100,7 +104,7 @@ def test_a_chunk_that_cannot_be_read_is_left_unfrozen() -> None:
         yield Entry(status())
         raise OSError("gone")
 
-    half = Table([(b"a", False), (b"b", False)])
+    half = Table([(b"a", False), (b"b", False)], LISTED)
     with pytest.raises(OSError, match="gone"):
         half.freeze(0, entries(), Traits())
     assert (half.is_frozen(0), half.unfrozen, half.problems) == (False, 1, {})
@@ -126,5 +130,5 @@ def test_a_trait_can_be_looked_up_as_soon_as_its_index_is_known() -> None:
             super().__setitem__(trait, index)
 
     traits._indices = Watched()
-    trait = Trait(stat.S_IFREG, 0, 0, 1, is_link=False)
+    trait = Trait(stat.S_IFREG, 0, 0, 1, is_link=False, source_mode=stat.S_IFREG, nlink=1)
     assert traits.index(trait) == traits.index(trait) == 0

@@ -6,30 +6,17 @@ import errno
 import os
 import threading
 from collections import OrderedDict
-from typing import NamedTuple
+
+from symfuse.source.identity import Identity
 
 #: Idle descriptors of sources kept open between reads.
 MAX_IDLE_SOURCES = 64
 
 
-class Identity(NamedTuple):
-    """What must not change between the freezing of a file and the reading of it."""
-
-    dev: int
-    ino: int
-    size: int
-    mtime_ns: int
-
-    @classmethod
-    def of(cls, status: os.stat_result) -> Identity:
-        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-
-
 def verify(fd: int, identity: Identity) -> None:
     """Errors: OSError ESTALE when `fd` is not, or no longer, the file that was frozen."""
-    found = Identity.of(os.fstat(fd))
-    if found != identity:
-        changed = ", ".join(name for name, a, b in zip(Identity._fields, found, identity, strict=True) if a != b)
+    changed = identity.change(Identity.of(os.fstat(fd)))
+    if changed:
         raise OSError(errno.ESTALE, f"source changed: {changed}")
 
 
@@ -81,7 +68,7 @@ class IdleSources:
             os.close(surplus)
 
     def close(self) -> None:
-        """Close them all."""
+        """Close them all. More may be handed back afterwards."""
         with self._lock:
             fds = list(self._fds.values())
             self._fds.clear()
