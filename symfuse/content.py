@@ -43,7 +43,7 @@ class Content:
         if fd is None:
             fd = self.open_unverified(file)
         try:
-            data = reader.read(fd, wanted, offset, file.identity)
+            data = reader.read(fd, wanted, offset, file.identity, self._dataset.volumes)
         except OSError:
             os.close(fd)
             raise
@@ -58,7 +58,7 @@ class Content:
         """A descriptor of the source, which is now what was frozen; the caller's to close. Errors: as `read`."""
         fd = self.open_unverified(file)
         try:
-            reader.verify(fd, file.identity)
+            reader.verify(fd, file.identity, self._dataset.volumes)
         except OSError:
             os.close(fd)
             raise

@@ -13,6 +13,7 @@ from symfuse.identity.cache import Key, VerdictCache
 from symfuse.identity.verdict import Verdict
 from symfuse.policy import BrokenImages, Finding, Kind, Policy, SameBy
 from symfuse.sameness import Sources, equal, has_digest, same_bytes
+from symfuse.source import reader
 from symfuse.source.identity import Identity
 from symfuse.view import View
 
@@ -84,6 +85,10 @@ class Selection:
     def identities(self, nodeids: Sequence[int]) -> list[Identity]:
         """See `identity.work.Files`."""
         return self._view.identities(nodeids)
+
+    def found(self, fd: int) -> Identity:
+        """See `identity.work.Files`."""
+        return reader.found(fd, self._view.dataset.volumes)
 
     def open(self, nodeid: int) -> int:
         """See `identity.work.Files`: who reads it verifies afterwards."""

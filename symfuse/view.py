@@ -17,7 +17,9 @@ Invariants (`tests/support/invariants.py` asserts them):
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import itertools
 import logging
 import os
 import stat
@@ -41,6 +43,8 @@ PLACE_MASK = (1 << PLACE_BITS) - 1
 NEARLY_ALL = 0.9
 #: Dangling links remembered, one for each directory, whose store may be absent.
 MAX_SAMPLES = 64
+#: Files and directories that stand for the whole view.
+SAMPLE = 1024
 
 log = logging.getLogger(__name__)
 
@@ -470,6 +474,24 @@ class View:
                 for _place, _name, nodeid, _ino, trait, row in self.rows(number):
                     if nodeid >> PLACE_BITS:
                         yield nodeid, trait, row
+
+    def sample(self, limit: int = SAMPLE) -> tuple[int, int]:
+        """How many files are among the first of the view, and how many bytes they have: the same each time it is asked.
+
+        Directories are looked at breadth first and frozen as far as that needs, at most `limit` of them and of files.
+        """
+        sizes: list[int] = []
+        numbers = [ROOT_NODEID]
+        for number in itertools.islice(numbers, limit):  # which grows meanwhile
+            with contextlib.suppress(OSError):
+                for _place, _name, nodeid, _ino, _trait, row in self.rows(number):
+                    if nodeid >> PLACE_BITS:
+                        sizes.append(row[1])
+                    else:
+                        numbers.append(nodeid)
+                    if len(sizes) == limit:
+                        return len(sizes), sum(sizes)
+        return len(sizes), sum(sizes)
 
     def entry(self, nodeid: int) -> tuple[int, bytes, bool]:
         """Of a file: its directory's nodeid, its name there, and whether it is a link's target. Errors: KeyError."""

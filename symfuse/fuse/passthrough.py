@@ -101,7 +101,7 @@ class Opens:
         those of open(2), ask for more than to read: the kernel would open the source with them.
         """
         if self._io is Io.AUTO:
-            self._decide(nodeid)
+            self._decide()
         if self._io is Io.CACHED:
             return None
         if flags & (os.O_ACCMODE | os.O_TRUNC):
@@ -145,13 +145,12 @@ class Opens:
                 return "passthrough, but cached where the source lies too deep in stacked file systems"
             return str(self._io)
 
-    def _decide(self, nodeid: int) -> None:
-        """Choose by what is frozen so far, and the file that is opened first. Errors: KeyError."""
-        size, seen = self._view.node(nodeid).size, self._view.progress()
+    def _decide(self) -> None:
+        """Choose by the first files of the view: what happens to be frozen, or is opened first, differs each time."""
+        files, content_bytes = self._view.sample()
         with self._lock:
             if self._io is Io.AUTO:
-                is_large = seen.content_bytes + size >= LARGE_BYTES * (seen.files + 1)
-                self._io = Io.PASSTHROUGH if is_large else Io.CACHED
+                self._io = Io.PASSTHROUGH if content_bytes >= LARGE_BYTES * max(files, 1) else Io.CACHED
 
     def _back(self, source: int) -> int:
         """The backing id of a source, or CACHED. Called with _lock held."""

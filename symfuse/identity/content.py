@@ -145,7 +145,7 @@ def _hashed(job: Job, hash_source: Hash, files: Files, work: Work) -> tuple[Job,
         fd = files.open(nodeid)
         try:
             digest = hash_source(fd, identity.size, work)
-            found = verified(fd, identity, key)
+            found = verified(files.found(fd), identity, key)
         finally:
             os.close(fd)
         if found is not None:

@@ -124,7 +124,7 @@ def _decode_all(work: Work, take: Callable[[], Job | None], files: Files, comman
             for finding in decoder.examine(fds(), lambda: work.is_stopped):
                 (index, nodeid, key, identity), fd, begun_ns = flying.popleft()
                 try:
-                    found = verified(fd, identity, key)
+                    found = verified(files.found(fd), identity, key)
                 finally:
                     os.close(fd)
                 is_known = finding[0] != Verdict.UNKNOWN and found is not None

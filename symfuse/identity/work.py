@@ -12,7 +12,6 @@ What was noted reaches the cache every second, and when the work ends, however i
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -45,6 +44,9 @@ class Files(Protocol):
     def identities(self, nodeids: Sequence[int]) -> list[Identity]:
         """What the files were when the view was frozen."""
 
+    def found(self, fd: int) -> Identity:
+        """What an open file is now. Errors: OSError."""
+
     def open(self, nodeid: int) -> int:
         """A descriptor of what lies where the file was; the caller's to verify and to close. Errors: OSError."""
 
@@ -54,13 +56,11 @@ def key_of(identity: Identity) -> Key:
     return (identity.dev, identity.ino, identity.size, identity.mtime_ns, identity.ctime_ns)
 
 
-def verified(fd: int, frozen: Identity, key: Key) -> Key | None:
-    """The key of what was read through a descriptor, None when that is not the file that was frozen.
+def verified(found: Identity, frozen: Identity, key: Key) -> Key | None:
+    """The key of what was read and is now `found` to be, None when that is not the file that was frozen.
 
-    Its ctime may be another, though not its content. To be called after reading, so that it covers a change that
-    happens meanwhile, too. Errors: OSError.
+    Its ctime may be another, though not its content. To be looked at after reading, for a change may come meanwhile.
     """
-    found = Identity.of(os.fstat(fd))
     return None if frozen.change(found) else (*key[:4], found.ctime_ns)
 
 

@@ -35,23 +35,30 @@ class Volumes:
 
     def is_numbered(self, device: int, path: bytes) -> bool:
         """True when inode numbers of this device tell files apart. `path` is that of a file or directory on it."""
+        if device not in self._types:
+            with contextlib.suppress(OSError):
+                fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+                try:
+                    return self.has_numbered(fd, device)
+                finally:
+                    os.close(fd)
+        return self._types.get(device) in _NUMBERED
+
+    def has_numbered(self, fd: int, device: int) -> bool:
+        """As `is_numbered`, for the device of an open file."""
         fstype = self._types.get(device)
         if fstype is None:
-            fstype = self._types[device] = _fstype(path)
+            fstype = self._types[device] = _fstype(fd)
         return fstype in _NUMBERED
 
 
-def _fstype(path: bytes) -> bytes:
-    """The type of the file system that a path lies on; empty where that cannot be found out.
+def _fstype(fd: int) -> bytes:
+    """The type of the file system that an open file lies on; empty where that cannot be found out.
 
     By mount id and not by device: subvolumes of btrfs, and layers of overlay, have device numbers that mountinfo lacks.
     """
     with contextlib.suppress(OSError, ValueError):
-        fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            with open(f"/proc/self/fdinfo/{fd}", "rb") as lines:
-                mount_id = next(int(line.split()[1]) for line in lines if line.startswith(b"mnt_id:"))
-        finally:
-            os.close(fd)
+        with open(f"/proc/self/fdinfo/{fd}", "rb") as lines:
+            mount_id = next(int(line.split()[1]) for line in lines if line.startswith(b"mnt_id:"))
         return next((entry.fstype for entry in mounts() if entry.mount_id == mount_id), b"")
     return b""

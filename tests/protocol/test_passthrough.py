@@ -13,11 +13,12 @@ import pytest
 
 from symfuse.control import Control
 from symfuse.counters import Counters
+from symfuse.dataset import Dataset
 from symfuse.fuse import kernelmount
 from symfuse.fuse.passthrough import LARGE_BYTES, Backing, Opens
 from symfuse.fuse.server import Server
-from symfuse.policy import Io
-from symfuse.view import View
+from symfuse.policy import Io, Policy
+from symfuse.view import ROOT_NODEID, View
 from tests.support import wire
 from tests.support.trees import link, sparse, tree
 from tests.support.wire import Kernel
@@ -86,7 +87,7 @@ def dataset(tmp_path: Path) -> Path:
         {
             "store": {"a": b"content of a", "b": b"content of b"},
             "train": {"1": link("../store/a"), "2": link("../store/a")},
-            "large": {"l": sparse(4 * LARGE_BYTES)},
+            "large": {"l": sparse(6 * LARGE_BYTES)},
         },
     )
 
@@ -335,31 +336,30 @@ def test_without_privileges_files_are_cached(view: View, io: Io, level: str, cap
 # -- auto --------------------------------------------------------------------------------------------------------------
 
 
-def test_auto_caches_small_files(view: View, backing: FakeBacking) -> None:
-    view.freeze_all()
+@pytest.mark.parametrize("first", [b"store/a", b"large/l"])
+def test_auto_decides_by_the_mean_size_whatever_is_opened_first(
+    view: View, backing: FakeBacking, first: bytes, tmp_path: Path
+) -> None:
+    """6 MiB in 5 files are large; with five more small ones they are not."""
     connection = connect(view, Io.AUTO, backing)
     assert connection.io == "auto: not decided yet"
-    assert connection.open_errno(connection.kernel.walk(b"store/a")) == errno.ENOSYS
-    assert connection.io == "cached"
-    assert backing.asked == 0
-
-
-def test_auto_passes_large_files_through(view: View, backing: FakeBacking) -> None:
-    """Before anything was listed, the file that is opened decides; it decides for the whole connection."""
-    connection = connect(view, Io.AUTO, backing)
-    assert connection.open(connection.kernel.walk(b"large/l"))[0] == PASSTHROUGH
-    assert connection.open(connection.kernel.walk(b"store/a"))[0] == PASSTHROUGH
+    assert connection.open(connection.kernel.walk(first))[0] == PASSTHROUGH
+    assert connection.open(connection.kernel.walk(b"store/b"))[0] == PASSTHROUGH
     assert connection.io == "passthrough"
+    tree(tmp_path / "dataset", {"more": {str(number): b"small" for number in range(5)}})
+    smaller = View(Dataset(os.fsencode(tmp_path / "dataset"), Policy()))
+    connection = connect(smaller, Io.AUTO, FakeBacking())
+    assert connection.open_errno(connection.kernel.walk(first)) == errno.ENOSYS
+    assert connection.io == "cached"
+    smaller.close()
 
 
-def test_auto_goes_by_the_mean_of_what_is_frozen(view: View, backing: FakeBacking) -> None:
-    """One large file among small ones is as good as small."""
-    progress = view.freeze_all()
-    assert (progress.files, progress.content_bytes) == (5, 4 * LARGE_BYTES + 4 * 12)
-    connection = connect(view, Io.AUTO, backing)
-    assert connection.open(connection.kernel.walk(b"large/l"))[0] == PASSTHROUGH, "8 MiB in 6 files"
-    connection = connect(view, Io.AUTO, backing)
-    assert connection.open_errno(connection.kernel.walk(b"train/2")) == errno.ENOSYS, "4 MiB in 6 files"
+@pytest.mark.parametrize("frozen", [b"store", b"large", b"train"])
+def test_auto_decides_by_the_view_whatever_is_frozen(view: View, backing: FakeBacking, frozen: bytes) -> None:
+    node = view.lookup(ROOT_NODEID, frozen)
+    assert node is not None
+    list(view.listing(node.nodeid))
+    assert view.sample() == (5, 6 * LARGE_BYTES + 4 * 12)
 
 
 def test_auto_is_refused_like_passthrough(view: View, backing: FakeBacking) -> None:

@@ -39,6 +39,9 @@ class PlainFiles:
     def identities(self, nodeids: Sequence[int]) -> list[Identity]:
         return [self._identities[nodeid] for nodeid in nodeids]
 
+    def found(self, fd: int) -> Identity:
+        return Identity.of(os.fstat(fd))
+
     def open(self, nodeid: int) -> int:
         self.opened[nodeid] += 1
         return os.open(self.paths[nodeid], os.O_RDONLY | os.O_NONBLOCK)

@@ -17,6 +17,7 @@ from symfuse.policy import DirLinks, DotEntries, Kind, Outside, Policy
 from symfuse.source import reader
 from symfuse.source.identity import Identity
 from symfuse.source.reader import MAX_IDLE_SOURCES, IdleSources
+from symfuse.source.volumes import Volumes
 from tests.support.trees import Entry as Literal
 from tests.support.trees import Name, attributes, device, fifo, link, tree, unixsocket
 
@@ -332,7 +333,7 @@ def test_a_source_that_became_a_fifo_does_not_hang_and_is_stale(tmp_path: Path) 
     fd = opened(root).open(os.fsencode(root.resolve()), b"a", is_link=False)
     try:
         with pytest.raises(OSError) as error:
-            reader.verify(fd, identity)
+            reader.verify(fd, identity, Volumes())
         assert error.value.errno == errno.ESTALE
     finally:
         os.close(fd)
@@ -344,7 +345,7 @@ def test_a_changed_source_is_never_served(tmp_path: Path, content: bytes) -> Non
     identity = Identity.of((root / "a").stat())
     (root / "a").write_bytes(content)
     with open(root / "a", "rb") as file, pytest.raises(OSError) as error:
-        reader.read(file.fileno(), 7, 0, identity)
+        reader.read(file.fileno(), 7, 0, identity, Volumes())
     assert error.value.errno == errno.ESTALE
 
 
@@ -352,10 +353,10 @@ def test_an_unchanged_source_gives_exactly_what_was_asked_for(tmp_path: Path) ->
     root = tree(tmp_path / "dataset", {"a": b"0123456789"})
     identity = Identity.of((root / "a").stat())
     with open(root / "a", "rb") as file:
-        assert reader.read(file.fileno(), 4, 3, identity) == b"3456"
-        assert reader.read(file.fileno(), 0, 10, identity) == b""
+        assert reader.read(file.fileno(), 4, 3, identity, Volumes()) == b"3456"
+        assert reader.read(file.fileno(), 0, 10, identity, Volumes()) == b""
         with pytest.raises(OSError) as error:
-            reader.read(file.fileno(), 11, 0, identity)
+            reader.read(file.fileno(), 11, 0, identity, Volumes())
     assert error.value.errno == errno.EIO
 
 

@@ -58,6 +58,9 @@ class Folder:
     def identities(self, nodeids: Sequence[int]) -> list[Identity]:
         return [self._identities[nodeid] for nodeid in nodeids]
 
+    def found(self, fd: int) -> Identity:
+        return Identity.of(os.fstat(fd))
+
     def open(self, nodeid: int) -> int:
         self.opened.append(nodeid)
         return os.open(self.paths[nodeid], os.O_RDONLY)
