@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from symfuse.cli.options import as_path, mount_options
-from symfuse.cli.output import complain, frozen_line, hidden_lines, quoted, say
+from symfuse.cli.output import complain, frozen_line, hidden_lines, quoted, say, say_hidden, warn
 from symfuse.cli.progress import ProgressDisplay
 from symfuse.control import Message
 from symfuse.errors import ExitStatus
@@ -16,7 +16,9 @@ from symfuse.mounts import preflight
 from symfuse.mounts.launch import launch
 from symfuse.mounts.request import MountRequest, request
 from symfuse.mounts.serve import MountServer, log_to_stderr
-from symfuse.progress import warning_lines
+
+#: How long `mount` waits to hear what is hidden: a small dataset is read by then.
+MOMENT_S = 1.0
 
 
 @click.command("mount")
@@ -36,7 +38,17 @@ def command(source: bytes, mountpoint: bytes, *, foreground: bool, **options: An
     with ProgressDisplay() as progress:
         server = launch(wanted, in_background=True, on_progress=progress)
     _announce(wanted, server.frozen)
+    if not wanted.scans_first:
+        _say_hidden(wanted, server.listener.wait(MOMENT_S))
     return ExitStatus.OK
+
+
+def _say_hidden(wanted: MountRequest, frozen: Message | None) -> None:
+    if frozen is not None:
+        say_hidden(frozen, wanted.mountpoint)
+    else:
+        status = f"symfuse status {quoted(os.fsdecode(wanted.mountpoint))}"
+        say(f"the dataset is still being read: {status} will say what is hidden")
 
 
 def _announce(wanted: MountRequest, frozen: Message) -> None:
@@ -46,10 +58,7 @@ def _announce(wanted: MountRequest, frozen: Message) -> None:
         say(frozen_line(frozen))
         for line in hidden_lines(frozen):
             say(f"  {line}")
-        for line in warning_lines(frozen):
-            complain(f"warning: {line}")
-        if frozen["error"]:
-            complain(frozen["error"])
+        warn(frozen)
 
 
 def _serve_here(wanted: MountRequest) -> int:
@@ -63,6 +72,8 @@ def _serve_here(wanted: MountRequest) -> int:
             elif message["event"] == "ready":
                 progress.close()
                 _announce(wanted, message["frozen"])
+            elif message["event"] == "frozen" and not wanted.scans_first:
+                say_hidden(message["frozen"], wanted.mountpoint)
 
         server = MountServer(wanted, report)
         server.run()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
 
 from symfuse.mounts.visible import visible
 from symfuse.policy import Kind
+from symfuse.progress import hidden_line, warning_lines
 
 if TYPE_CHECKING:
     from symfuse.control import Message
@@ -29,6 +32,22 @@ def quoted(path: str) -> str:
     if visible(path) == path:
         return shlex.quote(path)
     return "$'" + visible(path.replace("\\", "\\\\").replace("'", "\\'")) + "'"
+
+
+def say_hidden(frozen: Message, mountpoint: bytes, speak: Callable[[str], None] = say) -> None:
+    """One line about all that is hidden, if anything is, and the warnings."""
+    line = hidden_line(frozen)
+    if line is not None:
+        speak(f"{line}: see symfuse status {quoted(os.fsdecode(mountpoint))}")
+    warn(frozen)
+
+
+def warn(frozen: Message) -> None:
+    """What the user should know beyond what is hidden."""
+    for line in warning_lines(frozen):
+        complain(f"warning: {line}")
+    if frozen["error"]:
+        complain(frozen["error"])
 
 
 def counted(number: int, noun: str) -> str:

@@ -12,18 +12,19 @@ from typing import Any, NoReturn
 import click
 
 from symfuse.cli.options import as_path, mount_options
-from symfuse.cli.output import complain, frozen_line, hidden_lines
+from symfuse.cli.output import complain, frozen_line, hidden_lines, say_hidden, warn
 from symfuse.cli.progress import ProgressDisplay
 from symfuse.errors import ExitStatus
 from symfuse.mounts.request import request
 from symfuse.mounts.session import place, session
-from symfuse.progress import warning_lines
 
 #: Sent on to the command.
 FORWARDED = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2})
 WAITED_FOR = FORWARDED | {signal.SIGCHLD}
 #: Python ignores these; the command must not. Source: `restore_signals` of subprocess.
 RESTORED = (signal.SIGPIPE, signal.SIGXFSZ)
+#: How long a command that was quicker than the reading of the dataset is outlived, to say what was hidden from it.
+MOMENT_S = 0.2
 #: Sent by the kernel: by the terminal then, and to the whole process group. Source: sigaction(2).
 SI_KERNEL = 0x80
 
@@ -69,9 +70,12 @@ def command(source: bytes, *, at: bytes | None, command_line: list[str], **optio
             progress.close()
             if wanted.eager or wanted.policy.looks_into_files:
                 complain("; ".join([frozen_line(server.frozen), *hidden_lines(server.frozen)]))
-            for line in warning_lines(server.frozen):
-                complain(f"warning: {line}")
-            return _execute(command_line, os.fsdecode(wanted.mountpoint), mask=_block_signals())
+                warn(server.frozen)
+            else:
+                server.listener.tell(lambda frozen: say_hidden(frozen, wanted.mountpoint, complain))
+            status = _execute(command_line, os.fsdecode(wanted.mountpoint), mask=_block_signals())
+            server.listener.wait(MOMENT_S)
+            return status
 
 
 def _leave(number: int, _frame: FrameType | None) -> NoReturn:

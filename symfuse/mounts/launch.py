@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -37,6 +38,51 @@ ABORT_TIMEOUT_S = 2.0
 OnProgress = Callable[[Message], None]
 
 
+class Listener:
+    """Hears what a server says after its mount is ready: that the whole dataset is frozen.
+
+    Its thread takes no signals, which are meant for others, and ends with the server's pipe.
+    """
+
+    def __init__(self, messages: IO[bytes]) -> None:
+        self._messages = messages
+        self._frozen: Message | None = None
+        self._on_frozen: OnProgress | None = None
+        self._lock = threading.Lock()  # guards both of these
+        self._heard = threading.Event()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            threading.Thread(target=self._listen, name="symfuse-listener", daemon=True).start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def wait(self, timeout_s: float) -> Message | None:
+        """What is frozen and hidden, all of it; None where that is not known in time."""
+        self._heard.wait(timeout_s)
+        return self._frozen
+
+    def tell(self, on_frozen: OnProgress) -> None:
+        """Call `on_frozen` as soon as all is frozen: now, or in the listening thread."""
+        with self._lock:
+            frozen = self._frozen
+            if frozen is None:
+                self._on_frozen = on_frozen
+        if frozen is not None:
+            on_frozen(frozen)
+
+    def _listen(self) -> None:
+        with self._messages as messages, contextlib.suppress(OSError, ValueError):
+            for line in messages:
+                message = json.loads(line)
+                if message["event"] == "frozen":
+                    with self._lock:
+                        self._frozen = dict(message["frozen"])
+                    if self._on_frozen is not None:
+                        self._on_frozen(self._frozen)
+                    break
+        self._heard.set()
+
+
 @dataclass
 class ServerProcess:
     """The process behind a mount that is ready. It ends the mount when this process dies, or closes `stdin`."""
@@ -44,6 +90,7 @@ class ServerProcess:
     process: subprocess.Popen[bytes]
     request: MountRequest
     ready: Message
+    listener: Listener
 
     @property
     def frozen(self) -> Message:
@@ -89,7 +136,9 @@ def launch(
     with log or contextlib.nullcontext():
         process = _start(request, log)
         try:
-            server = ServerProcess(process, request, _wait_until_ready(process, request, log, on_progress))
+            ready = _wait_until_ready(process, request, log, on_progress)
+            assert process.stdout is not None
+            server = ServerProcess(process, request, ready, Listener(process.stdout))
             if in_background:
                 try:
                     server.detach()
@@ -123,12 +172,14 @@ def _wait_until_ready(
 ) -> Message:
     """The message of a mount that became ready. Errors: SymfuseError."""
     assert process.stdout is not None
-    with process.stdout as messages:
+    with contextlib.ExitStack() as unless_ready:
+        messages = unless_ready.enter_context(process.stdout)
         for line in messages:
             message = json.loads(line)
             if message["event"] == "error":
                 raise _error(message)
             if message["event"] == "ready":
+                unless_ready.pop_all()  # there is more to come
                 return dict(message)
             on_progress(message["frozen"])
     raise _ended_too_early(process, request, log)

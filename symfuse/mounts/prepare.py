@@ -128,4 +128,5 @@ def refuse(progress: Progress, policy: Policy) -> None:
     ]
     if named:
         cure = "mend it, or mount without --fail-on" if policy.fail_on else "mend it, or choose another of --conflicts"
-        raise DatasetRefused(f"the dataset has {', '.join(named)}", "; ".join([*map(visible, progress.hints), cure]))
+        causes = ["the dataset has " + ", ".join(named), *map(visible, progress.hints)]
+        raise DatasetRefused("; ".join(causes), cure)

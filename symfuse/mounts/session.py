@@ -8,9 +8,11 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 
+from symfuse.control import Message
 from symfuse.errors import MountBusy, MountpointError, NotMounted, SymfuseError
 from symfuse.mounts import preflight, unmount
 from symfuse.mounts.launch import OnProgress, ServerProcess, launch
+from symfuse.mounts.path import MountedPath
 from symfuse.mounts.request import MountRequest, Path, request
 from symfuse.mounts.visible import visible
 from symfuse.policy import (
@@ -21,12 +23,16 @@ from symfuse.policy import (
     DirLinks,
     DotEntries,
     Io,
+    Kind,
     Layout,
     NonUtf8,
     SameBy,
     Scope,
 )  # fmt: skip
-from symfuse.progress import warning_lines
+from symfuse.progress import hidden_line, warning_lines
+
+#: How long a block waits to hear what is hidden: a small dataset is read by then. Later it is logged meanwhile.
+MOMENT_S = 0.5
 
 log = logging.getLogger("symfuse")
 
@@ -54,13 +60,14 @@ def mounted(
     broken_images: str = BrokenImages.SHOW,
     allow_other: bool = False,
     eager: bool = False,
-) -> Iterator[str]:
+) -> Iterator[MountedPath]:
     """Mount a dataset for the length of a block; the block gets the mountpoint.
 
     The options are those of `symfuse mount`. Without `at` the mountpoint is a temporary directory, removed at the end.
     The server is a process of its own. It unmounts when the block ends and when this process dies, even if killed;
     what still uses the mount then is served until it is done. Images under several classes or in several splits are
-    warned of in the log `symfuse`.
+    warned of in the log `symfuse`, and so is what is hidden, as soon as that is known. The path is a `str` that can be
+    asked: `path.status()`, `path.hidden()`.
 
     Errors: SymfuseError, before the block, when it cannot be mounted.
     """
@@ -89,9 +96,19 @@ def mounted(
             remove_mountpoint=at is None,
         )
         with session(wanted) as server:
-            for line in warning_lines(server.frozen):
-                log.warning("%s", visible(line))
-            yield os.fsdecode(wanted.mountpoint)
+            server.listener.wait(MOMENT_S)
+            server.listener.tell(_log_hidden)
+            yield MountedPath(os.fsdecode(wanted.mountpoint))
+
+
+def _log_hidden(frozen: Message) -> None:
+    """Say in the log what is hidden, and what was found to be wrong."""
+    hidden = hidden_line(frozen)
+    if hidden is not None:
+        is_problem = any(not Kind(kind).is_choice for kind in frozen["hidden"])
+        log.log(logging.WARNING if is_problem else logging.INFO, "%s: path.hidden() lists them", hidden)
+    for line in warning_lines(frozen):
+        log.warning("%s", visible(line))
 
 
 @contextlib.contextmanager
