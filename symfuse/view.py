@@ -404,7 +404,7 @@ class View:
         """All is frozen: judge the dataset as a whole, and add what may be behind all that is hidden."""
         with self._lock:
             progress = self._progress
-            progress.hints += [hint for hint in hints if hint not in progress.hints]
+            progress.hints = list(dict.fromkeys([*progress.hints, *hints]))
             is_emptied = progress.problems and progress.problems >= NEARLY_ALL * (progress.files + progress.problems)
             if is_emptied and (Finding.EMPTIED, [ROOT_NODEID]) not in self._findings:
                 self._report(Finding.EMPTIED, [ROOT_NODEID])

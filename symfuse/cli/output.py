@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import click
@@ -48,6 +48,17 @@ def warn(frozen: Message) -> None:
         complain(f"warning: {line}")
     if frozen["error"]:
         complain(frozen["error"])
+
+
+def listed_lines(listed: Message) -> Iterator[tuple[str, str]]:
+    """A word and a line for each hidden entry, each finding and each stale source; `listed` answers HIDDEN."""
+    for entry in listed["hidden"]:
+        instead = f" (shown instead: {entry['shown_instead']})" if entry["shown_instead"] else ""
+        yield entry["kind"], entry["path"] + instead
+    for finding in listed["findings"]:
+        yield finding["finding"], ", ".join(finding["paths"])
+    for path in listed["stale"]:
+        yield "stale", path
 
 
 def counted(number: int, noun: str) -> str:

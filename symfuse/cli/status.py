@@ -10,12 +10,14 @@ from collections.abc import Iterator
 
 import click
 
+from symfuse import control
 from symfuse.cli.options import as_path
-from symfuse.cli.output import complain, frozen_line, hidden_lines, say
+from symfuse.cli.output import complain, frozen_line, hidden_lines, listed_lines, say
 from symfuse.control import Message
 from symfuse.errors import ExitStatus
-from symfuse.mounts import live, table
+from symfuse.mounts import channel, live, table
 from symfuse.mounts.bounded import real_mountpoint
+from symfuse.mounts.path import LIST_TIMEOUT_S
 from symfuse.mounts.table import State
 from symfuse.mounts.unmount import find
 from symfuse.mounts.visible import visible
@@ -26,13 +28,19 @@ Rows = list[tuple[str, str]]
 
 @click.command("status")
 @click.argument("mountpoint", type=as_path, required=False)
+@click.option("--all", "is_all", is_flag=True, help="List every hidden entry and every finding, with all paths.")
 @click.option("--json", "as_json", is_flag=True, help="For programs: an object for MOUNTPOINT, else a list of them.")
-def command(mountpoint: bytes | None, *, as_json: bool) -> int:
+def command(mountpoint: bytes | None, *, is_all: bool, as_json: bool) -> int:
     """Show what the live mounts do, or the one at MOUNTPOINT."""
     if mountpoint is None:
-        statuses = live.statuses(table.symfuse_mounts())
+        mounts = table.symfuse_mounts()
     else:
-        statuses = [live.status(find(real_mountpoint(mountpoint), even_hidden=True))]
+        mounts = [find(real_mountpoint(mountpoint), even_hidden=True)]
+    statuses = live.statuses(mounts)
+    if is_all:
+        for mount, status in zip(mounts, statuses, strict=True):
+            if "pid" in status:
+                status["all"] = channel.ask(mount, control.HIDDEN, path="", timeout_s=LIST_TIMEOUT_S)
     if as_json:
         click.echo(json.dumps(statuses if mountpoint is None else statuses[0], indent=2))
     elif statuses:
@@ -84,13 +92,26 @@ def _rows(status: Message) -> Iterator[tuple[str, str]]:
     yield "uptime", str(uptime)
     frozen = status["frozen"]
     yield "frozen", frozen_line(frozen) + ("" if frozen["complete"] else ", so far")
-    for line in hidden_lines(frozen):
-        yield "hidden", line
-    for line in warning_lines(frozen):
-        yield "warning", line
+    if "all" in status:
+        yield from listed_lines(status["all"])
+    else:
+        for line in hidden_lines(frozen):
+            yield "hidden", line
+        for line in warning_lines(frozen):
+            yield "warning", line
+        if status["stale"]:
+            yield "stale", _stale(status["stale"], status["stale_examples"])
+    for name in ("missing", "hanging"):
+        for path in status[name]:
+            yield name, path
     if frozen["error"]:
         yield "error", frozen["error"]
     yield "requests", ", ".join(f"{name} {number:,}" for name, number in status["requests"].items()) or "none"
     yield "bytes read", f"{status['bytes_read']:,}"
     if status["log"]:
         yield "log", status["log"]
+
+
+def _stale(number: int, examples: list[str]) -> str:
+    changed = "source changed or vanished: " if number == 1 else "sources changed or vanished: "
+    return f"{number:,} {changed}" + ", ".join([*examples, "…"] if number > len(examples) else examples)

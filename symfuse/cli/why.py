@@ -10,11 +10,11 @@ import click
 
 from symfuse import control
 from symfuse.cli.options import as_path
-from symfuse.cli.output import say
+from symfuse.cli.output import complain, listed_lines, say
 from symfuse.control import Message
 from symfuse.dataset import Dataset
 from symfuse.errors import ExitStatus, MountpointError, NotMounted, SourceError, UsageError
-from symfuse.explain import explain
+from symfuse.explain import explain, hidden_below
 from symfuse.links import PATH_MAX
 from symfuse.mounts import channel, live, table
 from symfuse.mounts.bounded import real_path
@@ -23,30 +23,36 @@ from symfuse.mounts.table import MountEntry, is_within
 from symfuse.policy import Policy
 from symfuse.view import View
 
+#: How long an answer may take: a huge directory is read for it, or a source looked at on slow storage.
+ANSWER_TIMEOUT_S = 30.0
+
 
 @click.command("why")
 @click.argument("path", type=as_path)
 @click.option(
     "--source", type=as_path, metavar="DIR", help="The dataset that PATH belongs to, where that is not plain."
 )
+@click.option("--all", "is_all", is_flag=True, help="List all that is hidden at PATH and below it.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-def command(path: bytes, *, source: bytes | None, as_json: bool) -> int:
+def command(path: bytes, *, source: bytes | None, is_all: bool, as_json: bool) -> int:
     """Say which source is shown at PATH, on a mount or in a dataset, or why it is not shown.
 
     In a dataset, what a live mount of it shows is explained; where there is none, what a mount without options would
-    show. The exit status is 9 when nothing is shown.
+    show. The exit status is 9 when nothing is shown, or what is shown can no longer be read.
     """
-    where, explanation = _explain(path, source)
+    where, explanation = _explain(path, source, control.HIDDEN if is_all else control.WHY)
     if as_json:
         click.echo(json.dumps(explanation | {"of": where}, indent=2))
+    elif is_all:
+        _list(where, explanation)
     else:
         _show(os.fsdecode(path), where, explanation)
-    is_readable = explanation["shown"] and explanation["stale"] is None
+    is_readable = is_all or (explanation["shown"] and explanation["stale"] is None)
     return ExitStatus.OK if is_readable else ExitStatus.NOT_SHOWN
 
 
-def _explain(path: bytes, source: bytes | None) -> tuple[str, Message]:
-    """What is explained (a mount or a dataset), and `Explanation.as_dict()`."""
+def _explain(path: bytes, source: bytes | None, question: int) -> tuple[str, Message]:
+    """What is explained (a mount or a dataset), and the answer to `control.WHY` or `control.HIDDEN`."""
     literal = absolute(path)
     mount = table.covering(literal)
     if source is None and mount is not None and mount.is_symfuse:  # its server alone need respond
@@ -54,14 +60,26 @@ def _explain(path: bytes, source: bytes | None) -> tuple[str, Message]:
     # A link in the last component may be the question; those before it may lead onto a mount or into a dataset.
     real = os.path.join(real_path(os.path.dirname(literal)), os.path.basename(literal))
     if source is not None:
-        return _look(absolute(source), _below(absolute(source), literal, real))
+        return _look(absolute(source), _below(absolute(source), literal, real), question)
     for name in (literal, real):
         mount = table.covering(name)
         if mount is not None and mount.is_symfuse:
-            return _ask(mount, os.path.relpath(name, mount.mountpoint))
+            return _ask(mount, os.path.relpath(name, mount.mountpoint), question)
         if (mount := live.serving(name)) is not None:
-            return _ask(mount, _below(mount.source, literal, real))
-    return _look(*_guess(literal))
+            try:
+                return _ask(mount, _below(mount.source, literal, real), question)
+            except MountpointError:  # another user's
+                pass
+    where, answer = _look(*_guess(literal), question)
+    answer.setdefault("notes", []).extend(_others(literal))
+    return where, answer
+
+
+def _others(path: bytes) -> list[str]:
+    """That other users have mounted the dataset, if so: what they see is not told to us."""
+    us = (None, os.geteuid())
+    mounts = [each for each in table.symfuse_mounts() if each.user not in us and is_within(path, each.source)]
+    return [f"another user's mount of it, {os.fsdecode(mount.mountpoint)}, was not asked" for mount in mounts]
 
 
 def _below(directory: bytes, literal: bytes, real: bytes) -> bytes:
@@ -82,14 +100,15 @@ def _guess(literal: bytes) -> tuple[bytes, bytes]:
     return os.path.dirname(literal), os.path.basename(literal) or b"."
 
 
-def _ask(mount: MountEntry, relative: bytes) -> tuple[str, Message]:
+def _ask(mount: MountEntry, relative: bytes, question: int) -> tuple[str, Message]:
     """Errors: NotMounted, MountpointError, UsageError."""
     name = os.fsdecode(mount.mountpoint)
     if len(relative) > PATH_MAX:
         raise UsageError("the path is longer than any path can be")
     try:
         # Not os.fsdecode: the server's locale may be another than ours.
-        answer = channel.ask(mount, control.WHY, path=relative.decode("utf-8", "surrogateescape"))
+        path = relative.decode("utf-8", "surrogateescape")
+        answer = channel.ask(mount, question, path=path, timeout_s=ANSWER_TIMEOUT_S)
     except PermissionError:
         raise MountpointError(f"{name} was mounted by another user", "ask as that user") from None
     except TimeoutError:
@@ -97,14 +116,18 @@ def _ask(mount: MountEntry, relative: bytes) -> tuple[str, Message]:
     return f"the mount {name}", answer
 
 
-def _look(root: bytes, relative: bytes) -> tuple[str, Message]:
+def _look(root: bytes, relative: bytes, question: int) -> tuple[str, Message]:
     """What a mount without options would show. Errors: SourceError."""
     try:
         view = View(Dataset(root, Policy()))
     except OSError as error:
         raise SourceError(f"{os.fsdecode(root)} cannot be read ({error.strerror})", "see its permissions") from error
     with contextlib.closing(view):
-        answer = explain(view, relative).as_dict()
+        if question == control.HIDDEN:
+            view.freeze_all()
+            answer = hidden_below(view, relative)
+        else:
+            answer = explain(view, relative).as_dict()
     return f"the dataset {os.fsdecode(root)}", answer
 
 
@@ -120,3 +143,12 @@ def _show(path: str, where: str, explanation: Message) -> None:
     for step in explanation["steps"]:
         say(f"  link:   {step}")
     say(f"  in:     {where}")
+
+
+def _list(where: str, listed: Message) -> None:
+    for kind, text in listed_lines(listed):
+        say(f"{kind}: {text}")
+    if not listed["complete"]:
+        complain(f"{where} is still being read: ask again for the rest")
+    for note in listed.get("notes", ()):
+        complain(note)

@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 import threading
+from collections import defaultdict
 
 from symfuse.mounts import table
 from symfuse.view import View
@@ -24,7 +25,7 @@ class Presence:
     def __init__(self, view: View) -> None:
         self._view = view
         self._lock = threading.Lock()
-        self._mountpoints: dict[int, bytes] = {}  # device -> where it is, or was, mounted; under _lock
+        self._mountpoints: dict[int, set[bytes]] = {}  # device -> where it was mounted at first; under _lock
         self._looking: _Look | None = None  # under _lock
 
     def __call__(self) -> dict[str, list[str]]:
@@ -37,18 +38,20 @@ class Presence:
         return {"missing": missing if look.is_there else [root, *missing], "hanging": []}
 
     def _unmounted(self) -> list[bytes]:
-        """Where file systems of sources were mounted that now are mounted nowhere. What is new is remembered.
+        """Where file systems of sources were mounted that are mounted there no more. What is new is remembered.
 
-        A device that the table of mounts does not name (a btrfs subvolume's) is not judged.
+        A device's number alone would not do: the next file system may get it. A device that the table of mounts does
+        not name (a btrfs subvolume's) is not judged.
         """
-        mounted: dict[int, bytes] = {}
+        mounted: defaultdict[int, set[bytes]] = defaultdict(set)
         for entry in table.mounts():
-            mounted.setdefault(entry.device, entry.mountpoint)
+            mounted[entry.device].add(entry.mountpoint)
         with self._lock:
             for device in self._view.devices():
                 if device in mounted:
                     self._mountpoints.setdefault(device, mounted[device])
-            return sorted({path for device, path in self._mountpoints.items() if device not in mounted})
+            gone = [places for device, places in self._mountpoints.items() if not places & mounted[device]]
+        return sorted(min(places) for places in gone)
 
     def remember(self) -> None:
         """Look where the sources that are frozen by now are mounted."""

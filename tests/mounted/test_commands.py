@@ -93,13 +93,14 @@ def server_of(mountpoint: Path | str) -> psutil.Process:
 # -- mount and umount --------------------------------------------------------------------------------------------------
 
 
-def test_mount_says_in_one_line_what_is_where_and_how_to_end_it(
+def test_mount_says_what_is_where_and_how_to_end_it_and_what_is_hidden(
     fuse: None, dataset: Path, mountpoint: Path, backend: str
 ) -> None:
     done = MYSELF.symfuse("mount", *WAYS[backend], dataset, mountpoint)
-    assert done.stdout.count("\n") == 1
-    assert str(dataset) in done.stdout
-    assert f"symfuse umount {mountpoint}" in done.stdout
+    mounted, hidden = done.stdout.splitlines()
+    assert str(dataset) in mounted
+    assert f"symfuse umount {mountpoint}" in mounted
+    assert hidden == f"4 entries hidden (2 dangling, 1 cycle, 1 dot-entry): see symfuse status {mountpoint}"
     assert done.stderr == ""
     server = server_of(mountpoint)
     MYSELF.symfuse("umount", mountpoint)
