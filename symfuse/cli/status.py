@@ -32,10 +32,7 @@ Rows = list[tuple[str, str]]
 @click.option("--json", "as_json", is_flag=True, help="For programs: an object for MOUNTPOINT, else a list of them.")
 def command(mountpoint: bytes | None, *, is_all: bool, as_json: bool) -> int:
     """Show what the live mounts do, or the one at MOUNTPOINT."""
-    if mountpoint is None:
-        mounts = table.symfuse_mounts()
-    else:
-        mounts = [find(real_mountpoint(mountpoint), even_hidden=True)]
+    mounts = table.symfuse_mounts() if mountpoint is None else [find(real_mountpoint(mountpoint), even_hidden=True)]
     statuses = live.statuses(mounts)
     if is_all:
         for mount, status in zip(mounts, statuses, strict=True):
@@ -101,9 +98,8 @@ def _rows(status: Message) -> Iterator[tuple[str, str]]:
             yield "warning", line
         if status["stale"]:
             yield "stale", _stale(status["stale"], status["stale_examples"])
-    for name in ("missing", "hanging"):
-        for path in status[name]:
-            yield name, path
+    for path in status["hanging"]:
+        yield "hanging", path
     if frozen["error"]:
         yield "error", frozen["error"]
     yield "requests", ", ".join(f"{name} {number:,}" for name, number in status["requests"].items()) or "none"

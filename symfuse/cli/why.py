@@ -56,7 +56,7 @@ def _explain(path: bytes, source: bytes | None, question: int) -> tuple[str, Mes
     literal = absolute(path)
     mount = table.covering(literal)
     if source is None and mount is not None and mount.is_symfuse:  # its server alone need respond
-        return _ask(mount, os.path.relpath(literal, mount.mountpoint))
+        return _ask(mount, os.path.relpath(literal, mount.mountpoint), question)
     # A link in the last component may be the question; those before it may lead onto a mount or into a dataset.
     real = os.path.join(real_path(os.path.dirname(literal)), os.path.basename(literal))
     if source is not None:
@@ -66,20 +66,21 @@ def _explain(path: bytes, source: bytes | None, question: int) -> tuple[str, Mes
         if mount is not None and mount.is_symfuse:
             return _ask(mount, os.path.relpath(name, mount.mountpoint), question)
         if (mount := live.serving(name)) is not None:
-            try:
-                return _ask(mount, _below(mount.source, literal, real), question)
-            except MountpointError:  # another user's
-                pass
-    where, answer = _look(*_guess(literal), question)
-    answer.setdefault("notes", []).extend(_others(literal))
+            return _ask(mount, _below(mount.source, literal, real), question)
+    others = _others(literal)
+    root, relative = _guess(literal)
+    if others:
+        root, relative = others[0].source, _below(others[0].source, literal, real)
+    where, answer = _look(root, relative, question)
+    notes = [f"another user's mount of it, {os.fsdecode(mount.mountpoint)}, was not asked" for mount in others]
+    answer["notes"] = [*answer.get("notes", ()), *notes]
     return where, answer
 
 
-def _others(path: bytes) -> list[str]:
-    """That other users have mounted the dataset, if so: what they see is not told to us."""
+def _others(path: bytes) -> list[MountEntry]:
+    """Other users' mounts of the dataset that a path lies in, which answer them alone."""
     us = (None, os.geteuid())
-    mounts = [each for each in table.symfuse_mounts() if each.user not in us and is_within(path, each.source)]
-    return [f"another user's mount of it, {os.fsdecode(mount.mountpoint)}, was not asked" for mount in mounts]
+    return [mount for mount in table.symfuse_mounts() if mount.user not in us and is_within(path, mount.source)]
 
 
 def _below(directory: bytes, literal: bytes, real: bytes) -> bytes:
