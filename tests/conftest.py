@@ -165,7 +165,8 @@ def _mounts(backend: str, directory: Path) -> Iterator[MountMaker]:
 
     def mount(dataset: Path, *options: str, at: Path | None = None, user: User = MYSELF) -> Mount:
         mountpoint = at or directory / f"mount{len(made)}"
-        mountpoint.mkdir(exist_ok=True)
+        with contextlib.suppress(FileExistsError):  # `exist_ok` would look at it, which fails on a dead mount
+            mountpoint.mkdir()
         user.owns(mountpoint)
         made.append(mounting.mount(dataset, mountpoint, *options, backend=backend, user=user))
         return made[-1]

@@ -71,6 +71,13 @@ class Opcode(enum.IntEnum):
     COPY_FILE_RANGE_64 = 53
 
 
+class Notify(enum.IntEnum):
+    """`enum fuse_notify_code`: what is written to the kernel in the place of a reply's error, with `unique` 0."""
+
+    INVAL_INODE = 2
+    INC_EPOCH = 8
+
+
 class InitFlag(enum.IntFlag):
     """Bits of `fuse_init_in.flags` and `fuse_init_out.flags`; those from 32 on are in `flags2`."""
 
@@ -127,6 +134,8 @@ STATFS_OUT = struct.Struct("<QQQQQIII28x")
 IOCTL_IN = struct.Struct("<QIIQII")
 #: `fuse_ioctl_out`: result, flags, in_iovs, out_iovs.
 IOCTL_OUT = struct.Struct("<iIII")
+#: `fuse_notify_inval_inode_out`: ino, off, len. Without a length: all from the offset on.
+NOTIFY_INVAL_INODE_OUT = struct.Struct("<Qqq")
 
 #: `fuse_backing_map`: fd, flags, padding.
 BACKING_MAP = struct.Struct("<iIQ")

@@ -25,9 +25,11 @@ from symfuse.control import Control, Message
 from symfuse.counters import Counters
 from symfuse.errors import ExitStatus, MountpointError, SymfuseError
 from symfuse.fuse import kernelmount
+from symfuse.fuse.layers import VIEW_NODEID
 from symfuse.fuse.options import MountOptions
-from symfuse.mounts import table, unmount
+from symfuse.mounts import guardian, table, unmount
 from symfuse.mounts.claim import Claim, guarded
+from symfuse.mounts.guardian import Guardian
 from symfuse.mounts.prepare import Report, conclude, politely, prepare
 from symfuse.mounts.presence import Presence
 from symfuse.mounts.request import MountRequest
@@ -35,7 +37,7 @@ from symfuse.mounts.stack import Place
 from symfuse.mounts.table import MountEntry
 from symfuse.mounts.visible import visible
 from symfuse.policy import Backend
-from symfuse.view import View
+from symfuse.view import ROOT_NODEID, View
 
 #: What the asking process writes when the mount shall outlive it.
 DETACH = b"detach\n"
@@ -77,6 +79,8 @@ class MountServer:
         self._mounted: MountEntry | None = None  # what is shown at the mountpoint; likewise
         self._counters = Counters()
         self._freezer: threading.Thread | None = None
+        self._guardian: Guardian | None = None
+        self._guardians = 0  # that were started
         self._wakeup, self._wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._selector = selectors.DefaultSelector()
 
@@ -88,6 +92,7 @@ class MountServer:
         """
         with self._signals():
             self._watch()
+            self._start_guardian()
             threading.Thread(target=self._work, name="worker", daemon=True).start()
             while self._handle_events():
                 pass
@@ -226,6 +231,44 @@ class MountServer:
                 self._stop_serving()
         return True
 
+    def _start_guardian(self) -> None:
+        """Have somebody who notices our death. Without one we serve all the same, and say so."""
+        # Whoever asked for a mount of their own notices our death themselves, and may wait for the end of our stderr.
+        is_silent = self._lifeline is not None and self._request.log is None
+        try:
+            self._guardian = Guardian(self._request.mountpoint, is_silent=is_silent)
+        except OSError as error:
+            log.warning("nobody would notice the death of this server: its guardian does not start (%s)", error)
+            return
+        self._guardians += 1
+        self._selector.register(self._guardian, selectors.EVENT_READ, self._on_guardian)
+        if self.was_ready:
+            self._guard()
+
+    def _guard(self) -> None:
+        connection = guardian.find_connection()
+        if self._guardian is not None and connection is not None:
+            roots = (VIEW_NODEID, ROOT_NODEID) if self._request.stack else (ROOT_NODEID,)
+            self._guardian.watch(connection, roots)
+
+    def _on_guardian(self) -> bool:
+        """It has ended before us. One that was killed is replaced."""
+        status = self._release_guardian()
+        if status < 0 and self._guardians < guardian.MAX_REPLACED:
+            log.warning("the guardian of this server was killed: another one is started")
+            self._start_guardian()
+        else:
+            log.warning("nobody would notice the death of this server: its guardian has ended (status %d)", status)
+        return True
+
+    def _release_guardian(self) -> int:
+        """Let the guardian end. Returns its status, as Popen; 0 when there is none."""
+        if self._guardian is None:
+            return 0
+        self._selector.unregister(self._guardian)
+        released, self._guardian = self._guardian, None
+        return released.close()
+
     def _release(self) -> None:
         """Watch the asking process no longer."""
         for fd in (self._lifeline, self._asker):
@@ -238,6 +281,7 @@ class MountServer:
         if not self._is_in_place(self._view):
             return
         self.was_ready = True
+        self._guard()
         if self._stop.is_set():
             self._unmount()
             return
@@ -360,6 +404,7 @@ class MountServer:
             self._claim.release()
         if self._error is None:
             self._remove_empty_log()
+        self._release_guardian()
         self._release()
         self._selector.close()
 

@@ -351,14 +351,9 @@ def test_umount_of_what_is_no_mount(fuse: None, tmp_path: Path, symfuse_mount: M
 # -- dead and stopped servers ------------------------------------------------------------------------------------------
 
 
-def kill_server(pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)
-    assert has_ended(pid)
-
-
 def test_a_dead_mount_stays_and_is_told(symfuse_mount: MountMaker, clean: Path) -> None:
     mount = symfuse_mount(clean)
-    kill_server(mount.pid)
+    mount.kill_server()
     assert mount.is_mounted()
     with pytest.raises(OSError, match=r"not connected|connection abort"):  # the latter while it still is dying
         (mount.path / "cat/never looked at").read_bytes()
@@ -390,7 +385,7 @@ def test_a_mount_that_another_hides_is_told_and_disturbs_no_other(
 def test_the_next_mount_clears_a_dead_one_and_says_so(symfuse_mount: MountMaker, clean: Path) -> None:
     mount = symfuse_mount(clean)
     os.listdir(mount.path)  # now the caches answer for the dead server
-    kill_server(mount.pid)
+    mount.kill_server()
     done = MYSELF.symfuse("mount", clean, mount.path)
     assert done.stderr.count("\n") == 1
     assert "cleared a dead mount" in done.stderr

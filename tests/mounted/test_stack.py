@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import signal
 import socket
 import stat
 import subprocess
@@ -243,8 +242,7 @@ def test_after_a_crash_the_mount_is_dead_and_any_umount_clears_all(
 ) -> None:
     mount = symfuse_mount(dataset)
     assert mount.place is not None
-    os.kill(mount.pid, signal.SIGKILL)
-    assert has_ended(mount.pid)
+    mount.kill_server()
     with pytest.raises(OSError, match=r"not connected|connection abort"):
         os.listdir(mount.path / "cat")
     subprocess.run([*command, mount.path], check=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -134,6 +135,13 @@ class Mount:
     def is_mounted(self) -> bool:
         """Whether the kernel has a mount here, with a living server or a dead one."""
         return self.bytes in mounts()
+
+    def kill_server(self) -> None:
+        """Kill the server; returns when its guardian has done its work."""
+        self.expect_in_log("ended without unmounting")
+        guardians = psutil.Process(self.pid).children()
+        os.kill(self.pid, signal.SIGKILL)
+        assert all(has_ended(pid) for pid in (self.pid, *(each.pid for each in guardians)))
 
     def umount(self) -> None:
         """Unmount through the command; returns when the server has ended."""

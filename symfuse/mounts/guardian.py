@@ -1,0 +1,160 @@
+"""The process that outlives a killed server: `python -m symfuse.mounts.guardian MOUNTPOINT`.
+
+The kernel answers from its caches without asking the server. Of a mount whose server is dead it would go on to show
+the directories that were listed before, and fail only the others, which os.walk swallows: a part would pass for the
+whole. The caches can be dropped through the connection alone, and that ends with its last descriptor. So the guardian
+holds one, too. When the server ends and leaves the mount behind, the guardian drops what the kernel remembers and
+closes the connection: whoever waits for an answer gets ENOTCONN then, and so does everybody who asks from then on.
+
+The server talks to its guardian through a socket, which is the guardian's stdin: the descriptor, with the nodeids of
+the mount's root, is all that is ever sent. The socket's end is the server's. Neither of them polls the connection: its
+wait queue wakes each poller at each request.
+Source: `fuse_notify` in `fs/fuse/dev.c`, `fuse_dentry_revalidate` in `fs/fuse/dir.c`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import signal
+import socket
+import stat
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+
+from symfuse.child import python_path
+from symfuse.fuse import abi
+from symfuse.fuse.abi import Notify
+from symfuse.mounts.visible import visible
+
+#: How long a guardian may take to end after its server has let go of it. Measured: 2 ms.
+END_TIMEOUT_S = 2.0
+#: So many guardians of one mount are replaced when they are killed.
+MAX_REPLACED = 10
+#: Directories whose listings are dropped one by one on kernels before 6.16, which cannot drop all names at once. Our
+#: directories are numbered from 1 on; those that there are not cost 1 µs each.
+MAX_DIRECTORIES = 1 << 20
+#: More than any mount has.
+MAX_ROOTS = 8
+#: The guardian ends with its server, and by nothing else.
+IGNORED_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+#: The device number of /dev/fuse. Source: Documentation/admin-guide/devices.txt
+FUSE_DEVICE = os.makedev(10, 229)
+
+
+class Guardian:
+    """The guardian of this process's mount. Its descriptor becomes readable when it ends before it was told to.
+
+    Errors: OSError when it cannot be started.
+    """
+
+    def __init__(self, mountpoint: bytes, *, is_silent: bool) -> None:
+        """`is_silent`: it must not hold our stderr, because somebody may wait for its end."""
+        self._process: subprocess.Popen[bytes]
+        self._socket, theirs = socket.socketpair()
+        try:
+            with theirs:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", "-S", "-m", "symfuse.mounts.guardian", mountpoint],
+                    stdin=theirs.fileno(),
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL if is_silent else None,
+                    cwd="/",
+                    env=os.environ | {"PYTHONPATH": python_path()},
+                    start_new_session=True,
+                )
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def fileno(self) -> int:
+        """For a selector."""
+        return self._socket.fileno()
+
+    def watch(self, connection: int, roots: Iterable[int]) -> None:
+        """Guard the mount of this descriptor of /dev/fuse; `roots` are the nodeids by which its root is known."""
+        known = tuple(roots)
+        with contextlib.suppress(ConnectionError):  # it has ended; our descriptor says so, too
+            socket.send_fds(self._socket, [struct.pack(f"<{len(known)}Q", *known)], [connection])
+
+    def close(self) -> int:
+        """Let it end: at once when the mount is gone, else after it has done its work. Returns its status, as Popen."""
+        self._socket.close()
+        try:
+            self._process.wait(END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+        return self._process.wait()
+
+
+def find_connection() -> int | None:
+    """This process's descriptor of /dev/fuse, whoever opened it: libfuse keeps its own to itself."""
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # the listing's own descriptor
+            status = os.fstat(int(name))
+            if stat.S_ISCHR(status.st_mode) and status.st_rdev == FUSE_DEVICE:
+                return int(name)
+    return None
+
+
+# -- the guardian's own process --------------------------------------------------------------------------------------
+
+
+def main() -> int:
+    """The guardian. Returns its exit status."""
+    for number in IGNORED_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    with socket.socket(fileno=0) as server:
+        roots, fds, _flags, _address = socket.recv_fds(server, MAX_ROOTS * 8, 1)
+        if fds:
+            server.recv(1)  # its end, and nothing else, is ever read here
+    if not fds or _is_over(fds[0]):
+        return 0
+    forget(fds[0], struct.unpack(f"<{len(roots) // 8}Q", roots))
+    os.close(fds[0])
+    _say(f"the server of {visible(sys.argv[1])} ended without unmounting: whatever is read there now fails")
+    return 0
+
+
+def _is_over(connection: int) -> bool:
+    """Whether the mount is gone. Source: `fuse_dev_poll`."""
+    poll = select.poll()
+    poll.register(connection, 0)
+    return bool(poll.poll(0))
+
+
+def forget(connection: int, roots: Iterable[int], *, all_at_once: bool = True) -> None:
+    """Drop what the kernel remembers of a mount: names, and the listing and attributes of its root.
+
+    `all_at_once` is what kernels before 6.16 cannot do; there listings are dropped, and names stay.
+    """
+    if all_at_once and _notify(connection, Notify.INC_EPOCH):
+        nodeids: Iterable[int] = roots
+    else:
+        nodeids = (*roots, *range(MAX_DIRECTORIES))
+    for nodeid in nodeids:
+        _notify(connection, Notify.INVAL_INODE, abi.NOTIFY_INVAL_INODE_OUT.pack(nodeid, 0, 0))
+
+
+def _notify(connection: int, code: Notify, body: bytes = b"") -> bool:
+    """False when the kernel does not know such a notification."""
+    try:
+        os.write(connection, abi.OUT_HEADER.pack(abi.OUT_HEADER.size + len(body), code, 0) + body)
+    except OSError as error:
+        return error.errno not in (errno.EINVAL, errno.ENOSYS)  # ENOENT: nothing was remembered
+    return True
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):
+        line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} symfuse[{os.getpid()}] ERROR {text}\n"
+        os.write(2, line.encode("utf-8", "surrogateescape"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
