@@ -85,7 +85,8 @@ class Links:
         #: Devices that no link may lead into: our own mount's, wherever else it is bound to.
         self.forbidden: set[int] = set()
         self._mounts = MountWatch()
-        self._views: frozenset[bytes] = frozenset()  # mountpoints
+        #: Where views are mounted, ours and others', which must not be looked at through a link.
+        self.views: frozenset[bytes] = frozenset()
         self._older = frozenset(entry.mount_id for entry in self._mounts.entries() if entry.shows_view)
         self._newer: frozenset[bytes] = frozenset()  # mountpoints of views that are younger than this
         self._note_mounts()
@@ -105,11 +106,7 @@ class Links:
     def _note_mounts(self) -> None:
         views = [entry for entry in self._mounts.entries() if entry.shows_view]
         self._newer = frozenset(entry.mountpoint for entry in views if entry.mount_id not in self._older)
-        self._views = frozenset(entry.mountpoint for entry in views)
-
-    def is_view(self, path: bytes) -> bool:
-        """True for the place of a mount of symfuse's, ours or another's, that must not be looked at through a link."""
-        return path == self.mountpoint or path in self._views
+        self.views = frozenset(entry.mountpoint for entry in views) | ({self.mountpoint} if self.mountpoint else set())
 
     def views_in(self, directory: bytes) -> frozenset[bytes]:
         """The names in a directory that are mountpoints of views younger than this one.
@@ -156,7 +153,7 @@ class Links:
                 if slash:
                     directory = real_directory(directory, head or b"/", hops)
                 path = join(directory, last)
-                if self.is_view(path):
+                if path in self.views:
                     raise Unresolvable(Kind.RECURSIVE)
                 status = at_path(os.lstat, path)
                 if stat.S_ISLNK(status.st_mode):
@@ -176,7 +173,7 @@ class Links:
         if base is None or last in _NO_NAMES:
             return None
         path = join(base, last)
-        return None if self.is_view(path) else path
+        return None if path in self.views else path
 
     def remembered(self, directory: bytes, head: bytes | None) -> bytes | None:
         """The real directory that `head`, a link's text up to its last slash, names from `directory`, if remembered.
@@ -237,7 +234,7 @@ class Links:
                 path = os.path.dirname(path)
                 continue
             child = join(path, part)
-            if self.is_view(child):
+            if child in self.views:
                 raise Unresolvable(Kind.RECURSIVE)
             # Of a mount's root the kernel asks no more than its attributes, so this call is safe even if it is ours.
             status = at_path(os.lstat, child)
@@ -264,6 +261,7 @@ class Neighbours:
 
     def __init__(self, links: Links, directory: bytes) -> None:
         self._links = links
+        self._views = links.views
         self._directory = directory
         self._head: bytes | None = None  # of the last link's text, as `Links.remembered` takes it
         self._base: bytes | None = None  # the directory that it names, with a slash, if that is remembered
@@ -296,7 +294,7 @@ class Neighbours:
         if self._base is None or last in _NO_NAMES:
             return None
         path = self._base + last
-        if self._links.is_view(path):
+        if path in self._views:
             return None
         status = at_path(os.lstat, path) if self._fd is None else os.stat(last, dir_fd=self._fd, follow_symlinks=False)
         if stat.S_ISLNK(status.st_mode) or status.st_dev in self._links.forbidden:

@@ -61,9 +61,9 @@ _MAX_BLOCKS = (1 << 32) - 1
 def identity_of(trait: Trait, row: Sequence[int]) -> Identity:
     """What the source was whose trait and row these are."""
     ino, size, _atime_ns, mtime_ns, ctime_ns, _blocks, _trait = row
-    return Identity(
-        trait.dev, ino, size, mtime_ns, ctime_ns, trait.source_mode, trait.uid, trait.gid, trait.nlink
-    )  # fmt: skip
+    _mode, uid, gid, dev, _is_link, source_mode, nlink = trait
+    # For each read: quicker than a call of the class.
+    return tuple.__new__(Identity, (dev, ino, size, mtime_ns, ctime_ns, source_mode, uid, gid, nlink))
 
 
 class Traits:

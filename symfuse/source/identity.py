@@ -47,6 +47,12 @@ class Identity(NamedTuple):
             status.st_mode, status.st_uid, status.st_gid, status.st_nlink,
         )  # fmt: skip
 
+    def is_of(self, status: os.stat_result) -> bool:
+        """True when nothing at all shows a change: the quick look of every read. `change` weighs what is less plain."""
+        return (
+            status.st_ctime_ns == self.ctime_ns and status.st_mtime_ns == self.mtime_ns and status.st_size == self.size
+        )
+
     @property
     def is_coarse(self) -> bool:
         """True when the change time may not show every change."""
