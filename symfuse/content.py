@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from typing import NamedTuple
 
 from symfuse.dataset import Dataset
 from symfuse.source import reader
 from symfuse.source.identity import Identity
 from symfuse.source.reader import IdleSources
+
+#: Seconds to wait for a descriptor when there is none left.
+_WAITS_S = (0.0, 0.01, 0.1)
 
 
 class File(NamedTuple):
@@ -66,12 +70,14 @@ class Content:
 
     def open_unverified(self, file: File) -> int:
         """A descriptor of what lies where the source was; the caller's to verify and to close. Errors: as `read`."""
-        try:
-            return self._dataset.open(file.directory, file.name, is_link=file.is_link)
-        except OSError as error:
-            if error.errno not in (errno.EMFILE, errno.ENFILE):
-                raise
-        self._idle.close()  # whoever reads now needs a descriptor more than whoever may come back
+        for wait_s in _WAITS_S:
+            try:
+                return self._dataset.open(file.directory, file.name, is_link=file.is_link)
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE):
+                    raise
+            self._idle.close()  # whoever reads now needs a descriptor more than whoever may come back
+            time.sleep(wait_s)  # for other readers' descriptors
         return self._dataset.open(file.directory, file.name, is_link=file.is_link)
 
     def close(self) -> None:

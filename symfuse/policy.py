@@ -45,7 +45,7 @@ _MEANINGS = {
     Kind.CYCLE: "the directory is one of its own ancestors",
     Kind.SPECIAL: "a fifo, a socket or a device",
     Kind.UNREADABLE: "it cannot be read: no permission, or an error of its file system",
-    Kind.RECURSIVE: "the link leads into the mountpoint",
+    Kind.RECURSIVE: "the link leads into a mount of symfuse's",
     Kind.MULTIPLIED: "linked directories repeat each other without end in sight",
     Kind.OUTSIDE: "the link leaves the dataset and its target is in no --allow-root directory",
     Kind.DOT_ENTRY: "its name begins with a dot",

@@ -90,6 +90,7 @@ class MountServer:
         Errors: SymfuseError when it cannot be mounted; whatever failed while serving, and the mount then stays behind
         dead: programs that see an empty directory instead could take it for the truth.
         """
+        raise_descriptor_limit()
         with self._signals():
             self._watch()
             self._start_guardian()
@@ -431,6 +432,15 @@ class OneLine(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         """The line before any traceback."""
         return visible(super().formatMessage(record))
+
+
+def raise_descriptor_limit() -> None:
+    """Let this process open as many files as it may: many readers at once need many sources."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource  # noqa: PLC0415 - some builds of Python lack it
+
+        _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def log_to_stderr() -> None:

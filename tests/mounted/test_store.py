@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
+import subprocess
+import time
 from pathlib import Path
 
+import pytest
+
+from symfuse.source.reader import IDLE_S
 from tests.conftest import MountMaker
-from tests.support.trees import link, tree
+from tests.support.mounting import MYSELF, TIMEOUT_S, WAYS
+from tests.support.trees import Entry, Name, link, sparse, tree
 
 
 def test_the_numbers_of_the_file_system_are_frozen_with_the_view(symfuse_mount: MountMaker, tmp_path: Path) -> None:
@@ -21,3 +28,80 @@ def test_the_numbers_of_the_file_system_are_frozen_with_the_view(symfuse_mount: 
     assert (after.f_blocks, after.f_bsize, after.f_namemax) == (before.f_blocks, before.f_bsize, before.f_namemax)
     os.unlink(tmp_path / "dataset")
     shutil.move(tmp_path / "elsewhere", dataset)
+
+
+@pytest.mark.parametrize("limit", ["ulimit -S -n 64", "ulimit -n 64"], ids=["soft", "hard"])
+def test_few_descriptors_are_enough_for_many_large_files(fuse: None, backend: str, tmp_path: Path, limit: str) -> None:
+    """More files are read in part, and kept open for the rest, than there are descriptors."""
+    number = 100
+    dataset = tree(tmp_path / "dataset", {str(each): sparse(4 << 20) for each in range(number)})
+    mountpoint = tmp_path / "mount"
+    mountpoint.mkdir()
+    command = [MYSELF.python, "-m", "symfuse", "mount", "--io", "cached", *WAYS[backend], str(dataset), str(mountpoint)]
+    MYSELF.run("sh", "-c", f"{limit}; {shlex.join(command)}")
+    try:
+        for each in range(number):
+            with open(mountpoint / str(each), "rb", buffering=0) as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+                assert file.read(100) == bytes(100)
+    finally:
+        MYSELF.symfuse("umount", mountpoint)
+
+
+def test_a_source_that_nobody_reads_does_not_keep_its_file_system_mounted(
+    symfuse_mount: MountMaker, tmp_path: Path
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a tmpfs")
+    store = tmp_path / "store"
+    store.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", store], check=True)
+    try:
+        tree(store, {"large": sparse(4 << 20)})
+        mount = symfuse_mount(tree(tmp_path / "dataset", {"large": link("../store/large")}), "--io", "cached")
+        mount.wait_until_frozen()
+        with open(mount.path / "large", "rb", buffering=0) as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+            assert file.read(100) == bytes(100)
+        deadline = time.monotonic() + 2 * IDLE_S
+        while subprocess.run(["umount", store], capture_output=True, check=False).returncode:
+            assert time.monotonic() < deadline, "the store cannot be unmounted"
+            time.sleep(0.1)
+    finally:
+        subprocess.run(["umount", "-l", store], capture_output=True, check=False)
+
+
+def test_two_mounts_whose_links_lead_into_each_other_do_not_wait_for_each_other(
+    symfuse_mount: MountMaker, tmp_path: Path
+) -> None:
+    one, two = tmp_path / "mount0", tmp_path / "mount1"
+    entries: dict[Name, Entry] = {str(number): b"" for number in range(3000)}  # so that z is not frozen at once
+    into: dict[Name, Entry] = {
+        "a": link(str(two / "z" / "b")),
+        "b": link(str(one / "z" / "a")),
+        "d": link(str(two / "y")),
+        "real": b"R",
+    }
+    dataset = tree(tmp_path / "dataset", {"y": entries, "z": into})
+    first, second = symfuse_mount(dataset, at=one), symfuse_mount(dataset, at=two)
+    listing = [
+        subprocess.Popen(["ls", mount.path / "z"], stdout=subprocess.PIPE, text=True) for mount in (first, second)
+    ]
+    for each in listing:
+        assert each.communicate(timeout=TIMEOUT_S)[0] == "real\n"
+    hidden = second.status()["frozen"]["hidden"]
+    assert hidden.get("recursive", 0) >= 2, hidden
+
+
+def test_a_dataset_may_lie_on_another_mount(symfuse_mount: MountMaker, tmp_path: Path) -> None:
+    inner = symfuse_mount(tree(tmp_path / "dataset", {"store": {"a": b"A"}, "train": {"l": link("../store/a")}}))
+    outer = symfuse_mount(inner.path / "train")
+    assert (outer.path / "l").read_bytes() == b"A"
+    outer.umount()
+
+
+def test_files_that_do_not_say_their_size_are_hidden(symfuse_mount: MountMaker, tmp_path: Path) -> None:
+    dataset = tree(tmp_path / "dataset", {"version": link("/proc/version"), "empty": b"", "real": b"R"})
+    mount = symfuse_mount(dataset, "--eager")
+    assert sorted(os.listdir(mount.path)) == ["empty", "real"]
+    assert mount.status()["frozen"]["hidden"] == {"special": 1}
