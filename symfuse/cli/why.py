@@ -24,7 +24,7 @@ from symfuse.policy import Policy
 from symfuse.view import View
 
 #: How long an answer may take: a huge directory is read for it, or a source looked at on slow storage.
-ANSWER_TIMEOUT_S = 30.0
+ANSWER_TIMEOUT_S = 10.0
 
 
 @click.command("why")

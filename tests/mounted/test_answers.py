@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conftest import MountMaker
+from tests.filesystems.source import Source
 from tests.support.mounting import MYSELF, WAYS, Run, User
 from tests.support.trees import Entry, Name, attributes, link, tree
 
@@ -140,15 +142,59 @@ def test_why_of_a_link_that_was_switched_says_what_the_mount_serves(symfuse_moun
     assert (mount.path / "current/a").read_bytes() == b"1"
 
 
-def test_why_in_a_directory_that_cannot_be_listed(symfuse_mount: MountMaker, tmp_path: Path) -> None:
-    dataset = tree(tmp_path / "dataset", {"cat": {"a": b"A"}, "dog": {"b": b"B"}})
-    mount = symfuse_mount(dataset)
+@pytest.fixture
+def faulty(tmp_path: Path) -> Iterator[Source]:
+    """A file system whose requests fail or wait when a test says so, with a class in it, mounted at tmp_path/faulty."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a source of the tests' own")
+    (tmp_path / "faulty").mkdir()
+    with Source(tree(tmp_path / "real", {"cat": {"a": b"A"}, "dog": {"b": b"B"}}), tmp_path / "faulty") as source:
+        yield source
+
+
+def test_why_in_a_directory_that_cannot_be_listed(symfuse_mount: MountMaker, faulty: Source, tmp_path: Path) -> None:
+    classes: dict[Name, Entry] = {name: link(str(faulty.mountpoint / name)) for name in ("cat", "dog")}
+    faulty.rules({"op": "READDIR", "name": "cat", "do": "fail", "errno": "EIO"})
+    mount = symfuse_mount(tree(tmp_path / "dataset", classes))
+    mount.expect_in_log("cat cannot be listed")
     mount.wait_until_frozen()
+    for path in (mount.path / "cat/a", mount.path / "cat", tmp_path / "dataset/cat/a"):
+        said = why(path)
+        assert said.returncode == 9
+        assert "not shown: the directory cat cannot be listed (Input/output error) (unreadable)" in said.stdout
+    assert why(mount.path / "dog/b").returncode == 0
+    frozen = mount.status()["frozen"]
+    assert (frozen["hidden"], frozen["finding_examples"]) == ({"unreadable": 1}, {"emptied": ["cat"]})
+    listed = json.loads(MYSELF.symfuse("status", "--all", "--json", mount.path).stdout)["all"]
+    assert listed["hidden"] == [{"kind": "unreadable", "path": "cat", "shown_instead": None}]
+    faulty.rules()
+    assert why(mount.path / "cat/a").returncode == 0
+    assert mount.status()["frozen"]["findings"] == {}
+
+
+def test_a_dataset_whose_root_cannot_be_listed_is_refused(faulty: Source, tmp_path: Path, backend: str) -> None:
+    faulty.rules({"op": "READDIR", "name": "", "do": "fail", "errno": "EIO"})
+    (tmp_path / "mnt").mkdir()
+    said = MYSELF.symfuse("mount", *WAYS[backend], faulty.mountpoint, tmp_path / "mnt", check=False)
+    assert said.returncode == 3
+    assert "cannot be read (Input/output error)" in said.stderr
+    assert not os.path.ismount(tmp_path / "mnt")
+    assert MYSELF.symfuse("run", *WAYS[backend], faulty.mountpoint, "--", "true", check=False).returncode == 125
+
+
+def test_nobody_hangs_who_asks_about_storage_that_does(symfuse_mount: MountMaker, faulty: Source) -> None:
+    mount = symfuse_mount(faulty.mountpoint, "--eager")
     mount.dataset_may_change()
-    # A view without a mount reads when it is asked: a directory that is gone by then cannot be listed.
-    said = why(dataset / "cat/a")
-    assert said.returncode == 0
-    assert why(mount.path / "cat/none").returncode == 9
+    faulty.rules({"op": "OPEN", "name": "a", "do": "block"}, {"op": "GETATTR", "name": "", "do": "block"})
+    try:
+        said = why(mount.path / "cat/a")
+        assert said.returncode == 8
+        assert "does not respond" in said.stderr
+        status = mount.status()
+        assert (status["missing"], status["hanging"]) == ([], [str(faulty.mountpoint)])
+    finally:
+        faulty.release()
+    assert mount.status()["hanging"] == []
 
 
 def test_why_in_a_directory_without_permission(symfuse_mount: MountMaker, ordinary_user: User) -> None:
