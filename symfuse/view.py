@@ -282,6 +282,8 @@ class View:
                 else:
                     progress.files += 1
                     progress.content_bytes += table.row(place).size
+                if not _is_emptied(table, [*table.problems.items(), *directory.absent.items()]):
+                    self._withdraw(Finding.EMPTIED, directory)
 
     def _complete(self, directory: Directory, table: Table) -> None:
         """All of a directory is frozen: make its subdirectories, and count what it shows and hides."""
@@ -376,29 +378,22 @@ class View:
         progress.content_bytes += table.content_bytes
         if directory.number in self._failed:
             self._failed.remove(directory.number)
-            path = self._shown_path(directory)
-            progress.take_back(Kind.UNREADABLE, path)
-            if self._findings.remove(Finding.EMPTIED, directory.number):
-                progress.withdraw(Finding.EMPTIED, path)
+            progress.take_back(Kind.UNREADABLE, self._shown_path(directory))
+            self._withdraw(Finding.EMPTIED, directory)
         hidden = sorted([*table.problems.items(), *directory.absent.items()])
         if hidden:  # most directories hide nothing, and need no path
             path = self._shown_path(directory)
             for place, kind in hidden:
                 progress.note(kind, os.path.join(path, table.name(place)))
-            self._judge(directory, table, hidden)
+            if _is_emptied(table, hidden):
+                self._report(Finding.EMPTIED, [directory.number])
+            dangling = next((place for place, kind in hidden if kind is Kind.DANGLING), None)
+            if dangling is not None and len(self._dangling) < MAX_SAMPLES:
+                self._dangling.append((directory.path, table.name(dangling)))
         for place in table.not_utf8():
             if place not in table.problems and place not in directory.absent:
                 child = directory.children.get(place, directory.number << PLACE_BITS | place)
                 self._report(Finding.NOT_UTF8, [child])
-
-    def _judge(self, directory: Directory, table: Table, hidden: list[tuple[int, Kind]]) -> None:
-        """Say of a directory that nearly all of it is hidden, and remember a dangling link. Called with _lock held."""
-        problems = [place for place, kind in hidden if not kind.is_choice]
-        if problems and len(problems) >= NEARLY_ALL * (len(table) - len(hidden) + len(problems)):
-            self._report(Finding.EMPTIED, [directory.number])
-        dangling = next((place for place, kind in hidden if kind is Kind.DANGLING), None)
-        if dangling is not None and len(self._dangling) < MAX_SAMPLES:
-            self._dangling.append((directory.path, table.name(dangling)))
 
     def conclude(self, hints: Iterable[str] = ()) -> None:
         """All is frozen: judge the dataset as a whole, and add what may be behind all that is hidden."""
@@ -431,6 +426,11 @@ class View:
         """Count an image that is shown though something is wrong with it; `nodeids` are those of its copies."""
         with self._lock:
             self._report(finding, list(nodeids))
+
+    def _withdraw(self, finding: Finding, directory: Directory) -> None:
+        """A finding about a directory no longer holds, if there was one. Called with _lock held."""
+        if self._findings.remove(finding, directory.number):
+            self._progress.withdraw(finding, self._shown_path(directory))
 
     def _report(self, finding: Finding, nodeids: list[int]) -> None:
         """Called with _lock held."""
@@ -552,7 +552,7 @@ class View:
         """A snapshot of what was frozen so far."""
         with self._lock:
             progress = self._progress.copy()
-            progress.complete = self._frozen == len(self._directories) - 1
+            progress.complete = self._frozen + len(self._failed) == len(self._directories) - 1
         return progress
 
     def freeze_all(self, *, keep_on: Callable[[], bool] = lambda: True) -> Progress:
@@ -648,3 +648,9 @@ def _real_path(directory: Directory, table: Table, place: int) -> bytes:
 
 def _numbers(identity: Identity) -> tuple[int, int]:
     return identity.dev, identity.ino
+
+
+def _is_emptied(table: Table, hidden: list[tuple[int, Kind]]) -> bool:
+    """True when nearly all that a directory could show is hidden for its problems."""
+    problems = sum(not kind.is_choice for _place, kind in hidden)
+    return problems > 0 and problems >= NEARLY_ALL * (len(table) - len(hidden) + problems)

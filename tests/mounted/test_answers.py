@@ -169,7 +169,9 @@ def test_why_in_a_directory_that_cannot_be_listed(symfuse_mount: MountMaker, fau
     assert listed["hidden"] == [{"kind": "unreadable", "path": "cat", "shown_instead": None}]
     faulty.rules()
     assert why(mount.path / "cat/a").returncode == 0
-    assert mount.status()["frozen"]["findings"] == {}
+    assert os.listdir(mount.path / "cat") == ["a"]
+    frozen = mount.status()["frozen"]
+    assert (frozen["hidden"], frozen["findings"]) == ({}, {})
 
 
 def test_a_dataset_whose_root_cannot_be_listed_is_refused(faulty: Source, tmp_path: Path, backend: str) -> None:
