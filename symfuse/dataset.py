@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from symfuse.errors import SourceError
-from symfuse.links import NAME_MAX, PATH_MAX, Hop, Links, Neighbours, Unresolvable, at_path, join, kind_of, with_slash
+from symfuse.links import NAME_MAX, Hop, Links, Neighbours, Unresolvable, join, kind_of, with_slash
 from symfuse.policy import DirLinks, DotEntries, Kind, NonUtf8, Outside, Policy
 from symfuse.source.identity import Identity
 from symfuse.source.volumes import Volumes
@@ -196,7 +196,7 @@ class Dataset:
     def _triggered(self, fd: int, path: bytes) -> os.stat_result:
         """The attributes of what an automount shows, which opening it mounts. Errors: OSError."""
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-        mounted = os.open(path, flags, dir_fd=fd) if len(path) < PATH_MAX else at_path(os.open, path, flags)
+        mounted = os.open(path, flags, dir_fd=fd)
         try:
             return os.fstat(mounted)
         finally:
@@ -270,7 +270,7 @@ class Dataset:
     def exists(self, directory: bytes, name: bytes) -> bool:
         """True when the dataset has an entry of that name now, whatever it is."""
         try:
-            at_path(os.lstat, join(directory, name))
+            self.links.paths.call(os.lstat, join(directory, name))
         except OSError:
             return False
         return True
@@ -301,7 +301,7 @@ class Dataset:
 
     def _open_linked(self, directory: bytes, name: bytes) -> int:
         """The source behind a link. Most need one readlink and one open. Errors: Unresolvable, OSError."""
-        near = self.links.near(directory, at_path(os.readlink, join(directory, name)))
+        near = self.links.near(directory, self.links.paths.call(os.readlink, join(directory, name)))
         if near is not None:
             try:
                 return self._open(near, _READ_ONLY)
@@ -313,11 +313,11 @@ class Dataset:
     def _open(self, path: bytes, flags: int) -> int:
         """open(2) that leaves no access time behind where the user may ask for that."""
         try:
-            return at_path(os.open, path, flags | os.O_NOATIME)
+            return self.links.paths.call(os.open, path, flags | os.O_NOATIME)
         except PermissionError as error:
             if error.errno != errno.EPERM:
                 raise
-            return at_path(os.open, path, flags)  # somebody else's file: O_NOATIME is for owners
+            return self.links.paths.call(os.open, path, flags)  # somebody else's file: O_NOATIME is for owners
 
 
 def is_utf8(name: bytes) -> bool:

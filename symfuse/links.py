@@ -14,15 +14,15 @@ import os
 import stat
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from symfuse.mountinfo import MountWatch
 from symfuse.policy import Kind
+from symfuse.source.longpaths import LongPaths
 
 #: Links followed in one resolution before it counts as a loop. Source: path_resolution(7), MAXSYMLINKS.
 MAX_LINKS = 40
-#: Source: limits.h; PATH_MAX counts the closing NUL. Some file systems have longer names than Linux can pass on.
-PATH_MAX = 4096
+#: Source: limits.h. Some file systems have longer names than Linux can pass on.
 NAME_MAX = 255
 #: Real directories remembered by the text that led to them; links of one dataset share few of them.
 MAX_REMEMBERED = 4096
@@ -84,6 +84,8 @@ class Links:
         self._remembered: dict[tuple[bytes, bytes], Remembered] = {}
         #: Devices that no link may lead into: our own mount's, wherever else it is bound to.
         self.forbidden: set[int] = set()
+        #: For whatever is done to a path, however long it is.
+        self.paths = LongPaths()
         self._mounts = MountWatch()
         #: Where views are mounted, ours and others', which must not be looked at through a link.
         self.views: frozenset[bytes] = frozenset()
@@ -92,8 +94,9 @@ class Links:
         self._note_mounts()
 
     def close(self) -> None:
-        """Watch mounts no longer."""
+        """Watch mounts no longer, and let go of all directories."""
         self._mounts.close()
+        self.paths.close()
 
     def refresh(self) -> bool:
         """Take note of what was mounted since; True when anything was. Costs one system call where nothing was."""
@@ -131,7 +134,7 @@ class Links:
     def _resolve(self, directory: bytes, name: bytes, hops: list[Hop], real_directory: DirectoryFinder) -> Target:
         path = join(directory, name)
         try:
-            hop = Hop(path, at_path(os.readlink, path))
+            hop = Hop(path, self.paths.call(os.readlink, path))
             return self._follow(directory, hop, hops, real_directory)
         except OSError as error:
             if error.errno == errno.EINVAL:
@@ -148,16 +151,16 @@ class Links:
             head, slash, last = hop.text.rpartition(b"/")
             if last in _NO_NAMES:
                 path = self._real_directory(directory, hop.text, hops)
-                status = at_path(os.lstat, path)
+                status = self.paths.call(os.lstat, path)
             else:
                 if slash:
                     directory = real_directory(directory, head or b"/", hops)
                 path = join(directory, last)
                 if path in self.views:
                     raise Unresolvable(Kind.RECURSIVE)
-                status = at_path(os.lstat, path)
+                status = self.paths.call(os.lstat, path)
                 if stat.S_ISLNK(status.st_mode):
-                    hop = Hop(path, at_path(os.readlink, path))
+                    hop = Hop(path, self.paths.call(os.readlink, path))
                     continue
             if status.st_dev in self.forbidden:
                 raise Unresolvable(Kind.RECURSIVE)
@@ -196,7 +199,7 @@ class Links:
         """
         if not with_slash(path).startswith(allowed):
             raise Unresolvable(Kind.OUTSIDE)
-        fd = at_path(os.open, path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = self.paths.call(os.open, path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             if not with_slash(os.readlink(b"/proc/self/fd/%d" % fd)).startswith(allowed):
                 raise Unresolvable(Kind.OUTSIDE)
@@ -237,12 +240,12 @@ class Links:
             if child in self.views:
                 raise Unresolvable(Kind.RECURSIVE)
             # Of a mount's root the kernel asks no more than its attributes, so this call is safe even if it is ours.
-            status = at_path(os.lstat, child)
+            status = self.paths.call(os.lstat, child)
             if status.st_dev in self.forbidden:
                 raise Unresolvable(Kind.RECURSIVE)
             mode = status.st_mode
             if stat.S_ISLNK(mode):
-                hop = Hop(child, at_path(os.readlink, child))
+                hop = Hop(child, self.paths.call(os.readlink, child))
                 _count(hop, hops)
                 path = self._real_directory(path, hop.text, hops)
             elif stat.S_ISDIR(mode):
@@ -262,6 +265,7 @@ class Neighbours:
     def __init__(self, links: Links, directory: bytes) -> None:
         self._links = links
         self._views = links.views
+        self._call = links.paths.call
         self._directory = directory
         self._head: bytes | None = None  # of the last link's text, as `Links.remembered` takes it
         self._base: bytes | None = None  # the directory that it names, with a slash, if that is remembered
@@ -285,7 +289,7 @@ class Neighbours:
             self._head, self._base = head, None
         elif self._fd is None and self._base is not None:
             # Without its last slash, which would have a link followed that stands there now.
-            self._fd = at_path(
+            self._fd = self._links.paths.call(
                 os.open, self._base[:-1] or b"/", os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
             )
         if self._base is None:
@@ -296,7 +300,10 @@ class Neighbours:
         path = self._base + last
         if path in self._views:
             return None
-        status = at_path(os.lstat, path) if self._fd is None else os.stat(last, dir_fd=self._fd, follow_symlinks=False)
+        if self._fd is None:
+            status = self._call(os.lstat, path)
+        else:
+            status = os.stat(last, dir_fd=self._fd, follow_symlinks=False)
         if stat.S_ISLNK(status.st_mode) or status.st_dev in self._links.forbidden:
             return None
         return path, status
@@ -332,22 +339,3 @@ def join(directory: bytes, name: bytes) -> bytes:
 def with_slash(path: bytes) -> bytes:
     """A path that all paths below it begin with."""
     return path if path.endswith(b"/") else path + b"/"
-
-
-def at_path(function: Callable[..., T], path: bytes, *args: Any) -> T:
-    """`function(path, *args)` for os.open, os.lstat or os.readlink, also where `path` is longer than PATH_MAX."""
-    if len(path) < PATH_MAX:
-        return function(path, *args)
-    fd = os.open(b"/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        while len(path) >= PATH_MAX:
-            cut = path.rfind(b"/", 1, PATH_MAX)
-            if cut < 0:
-                raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path)
-            flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-            deeper = os.open(path[:cut].lstrip(b"/"), flags, dir_fd=fd)
-            os.close(fd)
-            fd, path = deeper, path[cut + 1 :]
-        return function(path, *args, dir_fd=fd)
-    finally:
-        os.close(fd)

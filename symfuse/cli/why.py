@@ -15,12 +15,12 @@ from symfuse.control import Message
 from symfuse.dataset import Dataset
 from symfuse.errors import ExitStatus, MountpointError, NotMounted, SourceError, UsageError
 from symfuse.explain import explain, hidden_below
-from symfuse.links import PATH_MAX
 from symfuse.mounts import channel, live, table
 from symfuse.mounts.bounded import real_path
 from symfuse.mounts.request import absolute
 from symfuse.mounts.table import MountEntry, is_within
 from symfuse.policy import Policy
+from symfuse.source.longpaths import PATH_MAX
 from symfuse.view import View
 
 #: How long an answer may take: a huge directory is read for it, or a source looked at on slow storage.
