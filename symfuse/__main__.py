@@ -10,7 +10,14 @@ def main() -> int:
     """Load the command line and run it. Returns the exit status."""
     # While modules load, Ctrl-C ends the process as it ends any program: without a word. Then Python's way again.
     handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from symfuse.cli import main as command_line  # noqa: PLC0415 - after the line above, on purpose
+    try:
+        from symfuse.cli import main as command_line  # noqa: PLC0415 - after the line above, on purpose
+    except ImportError as error:
+        from symfuse.errors import missing_part  # noqa: PLC0415 - needed here alone
+
+        lacking = missing_part(error)
+        sys.stderr.write(f"symfuse: {lacking}\n")
+        return int(lacking.status)
 
     signal.signal(signal.SIGINT, handler)
     return command_line()

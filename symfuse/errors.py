@@ -66,6 +66,13 @@ class FuseUnavailable(SymfuseError):
     status = ExitStatus.FUSE
 
 
+def missing_part(error: ImportError) -> FuseUnavailable:
+    """The error for a Python that was built without a part of its library, or without one of our packages."""
+    return FuseUnavailable(
+        f"this Python lacks a part that symfuse needs ({error})", "install symfuse into a complete Python 3.11 or newer"
+    )
+
+
 class DatasetRefused(SymfuseError):
     """The dataset has problems that `fail_on` names."""
 

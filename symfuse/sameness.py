@@ -88,8 +88,8 @@ class Sources:
         key = key_of(identity)
         if self._is_numbered(identity.dev, nodeid):
             return key
-        digest = hashlib.blake2b(repr(self._path(nodeid)).encode(), digest_size=16).digest()
-        return (int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little"), *key[2:])
+        digest = hashlib.sha256(repr(self._path(nodeid)).encode()).digest()
+        return (int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:16], "little"), *key[2:])
 
     def files(self, number: int) -> Iterator[int]:
         """The nodeids of all files of a source."""

@@ -16,7 +16,7 @@ import click
 
 from symfuse import __version__
 from symfuse.cli.output import complain
-from symfuse.errors import ExitStatus, SymfuseError
+from symfuse.errors import ExitStatus, SymfuseError, missing_part
 
 COMMANDS = ("mount", "umount", "run", "status", "why")
 
@@ -78,9 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         complain(_usage(error))
         return failed or ExitStatus.USAGE
-    except SymfuseError as error:
-        complain(str(error))
-        return failed or error.status
+    except (SymfuseError, ImportError) as error:
+        refusal = missing_part(error) if isinstance(error, ImportError) else error
+        complain(str(refusal))
+        return failed or refusal.status
     except BrokenPipeError:  # whoever read our output has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitStatus.INTERNAL  # as click has it

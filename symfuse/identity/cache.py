@@ -12,7 +12,6 @@ import hashlib
 import itertools
 import logging
 import operator
-import sqlite3
 import struct
 import threading
 import time
@@ -22,6 +21,13 @@ from collections.abc import Iterable, Sequence
 from platformdirs import user_cache_dir
 
 from symfuse.identity.cachefile import SCHEMA, CacheFile
+
+try:
+    import sqlite3
+
+    HAS_SQLITE = True
+except ImportError:  # some builds of Python lack it: `open` says so, and nothing that needs it is reached
+    HAS_SQLITE = False
 
 #: Two numbers that name a source (its device and inode, or a digest of its path), then size, mtime_ns, ctime_ns.
 Key = tuple[int, int, int, int, int]
@@ -60,7 +66,6 @@ INSERT OR REPLACE INTO verdicts SELECT
     :day
 FROM n
 """
-_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +106,9 @@ class VerdictCache:
 
         Never raises, whatever is the matter with the directory and the file: one warning in the log says what.
         """
+        if not HAS_SQLITE:
+            log.warning("this Python lacks sqlite3: images are read again at the next mount")
+            return cls(None)
         directory = user_cache_dir("symfuse") if directory is None else directory
         try:
             cache = cls(CacheFile(directory))
@@ -109,7 +117,7 @@ class VerdictCache:
             return cls(None)
         try:
             cache._connect()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, _Damaged) as error:
             cache._recover(error)
         return cache
 
@@ -177,7 +185,7 @@ class VerdictCache:
     # -- the file -----------------------------------------------------------------------------------------------
 
     def _connect(self) -> None:
-        """Errors: sqlite3.Error."""
+        """Errors: sqlite3.Error, _Damaged."""
         assert self._file is not None
         connection = sqlite3.connect(
             self._file.path, timeout=LOCK_TIMEOUT_S, isolation_level=None, check_same_thread=False
@@ -214,7 +222,7 @@ class VerdictCache:
             try:
                 self._file.replace()
                 self._connect()
-            except (sqlite3.Error, OSError) as failure:
+            except (sqlite3.Error, _Damaged, OSError) as failure:
                 error = failure
             else:
                 log.warning("%s was damaged (%s): it was made anew, and images will be read again", path, error)
@@ -248,13 +256,16 @@ class VerdictCache:
             connection.execute("COMMIT")
 
 
-class _Damaged(sqlite3.DatabaseError):
-    sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+class _Damaged(Exception):
+    """The file is whole for SQLite, and not for us."""
 
 
 def _is_damage(error: Exception) -> bool:
     """True when a new file would help. Our own statements are right: one that fails (ERROR) meets other tables."""
-    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF in _DAMAGE
+    if isinstance(error, _Damaged):
+        return True
+    damage = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF in damage
 
 
 def _version(connection: sqlite3.Connection) -> int:
@@ -277,7 +288,7 @@ def _today() -> int:
 
 def _packed(kind: str, keys: Sequence[Key]) -> list[bytes]:
     """Keys as the table has them: a digest of their kind first."""
-    pack, tag = _KEY.pack, hashlib.blake2b(kind.encode(), digest_size=8).digest()
+    pack, tag = _KEY.pack, hashlib.sha256(kind.encode()).digest()[:8]
     try:
         return [pack(tag, *key) for key in keys]
     except struct.error:  # a time before 1970, or after 2554

@@ -9,19 +9,18 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 
-from symfuse.child import python_path
+from symfuse import child
 from symfuse.errors import FuseUnavailable
 from symfuse.identity.verdict import FINDING_BYTES, Verdict, finding
 from symfuse.identity.worker import EXAMINE, READY
 
-COMMAND = (sys.executable, "-P", "-X", "utf8", "-m", "symfuse.identity.worker")
+COMMAND = child.command("symfuse.identity.worker")
 #: Files that a worker has been given ahead, so that it never waits for us.
 WINDOW = 4
 #: How long one file may take by the clock. CPU time ends before that, so it is storage that does not answer.
@@ -184,4 +183,4 @@ def _does_not_start(why: object) -> FuseUnavailable:
 def _environment() -> dict[str, str]:
     """A worker must find the same packages as we did, and is told nothing else."""
     kept = {name: os.environ[name] for name in NEEDED_VARIABLES if name in os.environ}
-    return kept | MEMORY_VARIABLES | {"PYTHONPATH": python_path()}
+    return kept | MEMORY_VARIABLES | {"PYTHONPATH": child.python_path()}

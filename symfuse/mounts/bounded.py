@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from symfuse import child
 from symfuse.errors import MountpointError
 from symfuse.mounts import probe, table
 
@@ -41,7 +41,7 @@ def ask(
 
     Errors: OSError when no process can be started.
     """
-    command: list[str | bytes] = [sys.executable, "-I", "-S", probe.__file__, str(timeout_s), question, *arguments]
+    command: list[str | bytes] = [child.python(), "-I", "-S", probe.__file__, str(timeout_s), question, *arguments]
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd="/"
     )

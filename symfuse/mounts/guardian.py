@@ -27,7 +27,7 @@ import sys
 import time
 from collections.abc import Iterable
 
-from symfuse.child import python_path
+from symfuse import child
 from symfuse.fuse import abi
 from symfuse.fuse.abi import Notify
 from symfuse.mounts.visible import visible
@@ -60,12 +60,12 @@ class Guardian:
         try:
             with theirs:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-P", "-S", "-m", "symfuse.mounts.guardian", mountpoint],
+                    [child.python(), "-P", "-S", "-m", "symfuse.mounts.guardian", mountpoint],
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL if is_silent else None,
                     cwd="/",
-                    env=os.environ | {"PYTHONPATH": python_path()},
+                    env=child.environment(),
                     start_new_session=True,
                 )
         except BaseException:

@@ -9,7 +9,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable
@@ -18,9 +17,9 @@ from typing import IO
 
 from platformdirs import user_log_dir
 
-from symfuse.child import python_path
+from symfuse import child
 from symfuse.control import Message
-from symfuse.errors import ExitStatus, SymfuseError
+from symfuse.errors import ExitStatus, FuseUnavailable, SymfuseError
 from symfuse.mounts import table, unmount
 from symfuse.mounts.request import MountRequest
 from symfuse.mounts.serve import DETACH
@@ -107,6 +106,7 @@ class ServerProcess:
         assert self.process.stdin is not None
         with self.process.stdin as stdin:
             stdin.write(DETACH)
+        self.process.returncode = 0  # or Python warns that it still runs, which is what was asked for
 
     def stop(self, *, timeout_s: float = END_TIMEOUT_S) -> bool:
         """Have the server unmount (lazily if busy) and end; False when it still serves the mount's users."""
@@ -151,15 +151,19 @@ def launch(
 
 
 def _start(request: MountRequest, log: IO[bytes] | None) -> subprocess.Popen[bytes]:
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-X", "utf8", "-m", "symfuse.mounts.serve", request.mountpoint],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=log,
-        cwd="/",
-        env=os.environ | {"PYTHONPATH": python_path()},
-        start_new_session=True,
-    )
+    try:
+        process = subprocess.Popen(
+            [*child.command("symfuse.mounts.serve"), request.mountpoint],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            cwd="/",
+            env=child.environment(),
+            start_new_session=True,
+        )
+    except OSError as error:
+        cure = "raise ulimit -n, -u or -v if it is low; in a program that runs Python as a library, use symfuse mount"
+        raise FuseUnavailable(f"the server process cannot be started ({error})", cure) from error
     assert process.stdin is not None
     with contextlib.suppress(BrokenPipeError):  # dead already; its log says why
         process.stdin.write(request.to_json())
@@ -219,7 +223,9 @@ def _open_log(request: MountRequest) -> tuple[IO[bytes], MountRequest]:
         with contextlib.suppress(OSError):
             fd, path = make(directory(), request.mountpoint)
             return os.fdopen(fd, "a+b"), replace(request, log=path)
-    return os.fdopen(os.memfd_create("symfuse-log"), "a+b"), request
+    with contextlib.suppress(AttributeError, OSError):  # Python or the kernel may not know memfd_create
+        return os.fdopen(os.memfd_create("symfuse-log"), "a+b"), request
+    return open(os.devnull, "r+b"), request
 
 
 def _state_directory() -> str:

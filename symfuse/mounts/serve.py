@@ -23,7 +23,7 @@ from typing import IO
 from symfuse import process
 from symfuse.control import Control, Message
 from symfuse.counters import Counters
-from symfuse.errors import ExitStatus, MountpointError, SymfuseError
+from symfuse.errors import ExitStatus, MountpointError, SymfuseError, missing_part
 from symfuse.fuse import kernelmount
 from symfuse.fuse.layers import VIEW_NODEID
 from symfuse.fuse.options import MountOptions
@@ -469,12 +469,18 @@ def _serve(request: MountRequest, report: Report, lifeline: int) -> int:
     try:
         server.run()
     except SymfuseError as error:
-        report({"event": "error", "status": int(error.status), "cause": error.cause, "cure": error.cure})
-        return error.status
+        return _refuse(error, report)
+    except ImportError as error:
+        return _refuse(missing_part(error), report)
     except Exception:
         log.exception("the server of %s failed", os.fsdecode(request.mountpoint))
         return ExitStatus.INTERNAL
     return ExitStatus.OK
+
+
+def _refuse(error: SymfuseError, report: Report) -> int:
+    report({"event": "error", "status": int(error.status), "cause": error.cause, "cure": error.cure})
+    return error.status
 
 
 def _take_pipes() -> tuple[int, IO[bytes]]:

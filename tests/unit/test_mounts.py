@@ -309,6 +309,13 @@ def test_the_log_falls_back_where_the_home_cannot_be_written(tmp_path: Path, mon
         file.write(b"Traceback\n  there\nValueError: what it died of\n\n")
         assert launch._last_line(file) == "ValueError: what it died of"
 
+    monkeypatch.delattr(os, "memfd_create")  # builds of Python made on an older system lack it
+    file, noted = launch._open_log(asked)
+    with file:
+        assert noted.log is None
+        file.write(b"lost")
+        assert launch._last_line(file) == "it wrote nothing"
+
 
 def test_holders_are_found_by_mount_and_not_by_path(tmp_path: Path) -> None:
     mount = table.covering(os.path.realpath(os.fsencode(tmp_path)))
