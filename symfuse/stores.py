@@ -1,11 +1,11 @@
-"""Whether a store that links lead into is there: where a file system is not mounted, an empty directory is left."""
+"""Which store links lead into, and whether it is there: an empty directory is left where nothing is mounted."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from symfuse import mountinfo
 from symfuse.dataset import Dataset
@@ -27,6 +27,14 @@ def absent_store(dataset: Dataset, directory: bytes, name: bytes) -> str | None:
             if next(entries, None) is None:
                 return f"{os.fsdecode(deepest)} is empty: is it mounted?"
     return None
+
+
+def common_store(dataset: Dataset, links: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+    """The innermost directory that all of these links (directory and name) lead into, unless that is the root."""
+    with _calling(dataset):
+        targets = [os.path.realpath(os.path.join(directory, name)) for directory, name in links]
+    found = os.path.commonpath([os.path.dirname(target) for target in targets]) if targets else b"/"
+    return None if found == b"/" else found
 
 
 @contextlib.contextmanager

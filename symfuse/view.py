@@ -41,7 +41,7 @@ PLACE_BITS = 32
 PLACE_MASK = (1 << PLACE_BITS) - 1
 #: A directory is emptied when so much of what it could show is hidden for its problems.
 NEARLY_ALL = 0.9
-#: Dangling links remembered, one for each directory, whose store may be absent.
+#: Links remembered, one for each directory, whose store may be absent, or not allowed.
 MAX_SAMPLES = 64
 #: Files and directories that stand for the whole view.
 SAMPLE = 1024
@@ -79,7 +79,7 @@ class View:
         self._closed: set[int] = set()  # those that must not be tried again
         self._progress = Progress()  # under _lock
         self._findings = Findings()  # under _lock
-        self._dangling: list[tuple[bytes, bytes]] = []  # samples: directory's real path and name, under _lock
+        self._samples: dict[Kind, list[tuple[bytes, bytes]]] = {Kind.DANGLING: [], Kind.OUTSIDE: []}  # under _lock
         self._content = Content(dataset)
         self._stale: set[int] = set()  # nodeids whose failure was logged
 
@@ -387,9 +387,10 @@ class View:
                 progress.note(kind, os.path.join(path, table.name(place)))
             if _is_emptied(table, hidden):
                 self._report(Finding.EMPTIED, [directory.number])
-            dangling = next((place for place, kind in hidden if kind is Kind.DANGLING), None)
-            if dangling is not None and len(self._dangling) < MAX_SAMPLES:
-                self._dangling.append((directory.path, table.name(dangling)))
+            for wanted, samples in self._samples.items():
+                sample = next((place for place, kind in hidden if kind is wanted), None)
+                if sample is not None and len(samples) < MAX_SAMPLES:
+                    samples.append((directory.path, table.name(sample)))
         for place in table.not_utf8():
             if place not in table.problems and place not in directory.absent:
                 child = directory.children.get(place, directory.number << PLACE_BITS | place)
@@ -404,10 +405,10 @@ class View:
             if is_emptied and (Finding.EMPTIED, [ROOT_NODEID]) not in self._findings:
                 self._report(Finding.EMPTIED, [ROOT_NODEID])
 
-    def dangling(self) -> list[tuple[bytes, bytes]]:
-        """Some dangling links, of different directories: the directory's real path, and the name there."""
+    def samples(self, kind: Kind) -> list[tuple[bytes, bytes]]:
+        """Some links hidden as dangling or outside, of different directories: its real path, and the name there."""
         with self._lock:
-            return list(self._dangling)
+            return list(self._samples[kind])
 
     def hide(self, nodeid: int, kind: Kind, *, stand_in: int = 0) -> None:
         """Hide a file that is shown; `stand_in` is the nodeid of the file that is shown in its stead.

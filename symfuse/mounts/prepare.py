@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from symfuse.mounts.request import MountRequest
 from symfuse.mounts.visible import visible
 from symfuse.policy import Conflicts, Finding, Kind, Outside, Policy
 from symfuse.progress import Progress
-from symfuse.stores import absent_store
+from symfuse.stores import absent_store, common_store
 from symfuse.view import View
 
 #: Progress is reported no more often than this.
@@ -56,17 +57,21 @@ def prepare(request: MountRequest, report: Report, stop: threading.Event) -> Vie
 
 def conclude(view: View, request: MountRequest) -> None:
     """Everything is frozen: say what may be behind all that is hidden."""
-    hints = [store for sample in view.dangling() if (store := absent_store(view.dataset, *sample))]
+    dataset = view.dataset
+    hints = [store for link in view.samples(Kind.DANGLING) if (store := absent_store(dataset, *link))]
     outside = view.progress().hidden[Kind.OUTSIDE]
     if outside and request.allow_other and request.policy.outside is Outside.FOLLOW:
-        links = "1 link that leaves the dataset is hidden" if outside == 1 else (
-            f"{outside:,} links that leave the dataset are hidden"
-        )  # fmt: skip
-        hint = f"{links}: with --allow-other add --allow-root DIR for each directory that links may lead into"
-        hints.append(hint)
+        allowed = common_store(dataset, view.samples(Kind.OUTSIDE))
+        hints.append(_not_allowed(outside, allowed))
         if request.log is not None:  # whoever asked for the mount may have no terminal: fstab, a service
-            log.warning("%s", hint)
+            log.warning("%s", hints[-1])
     view.conclude(hints)
+
+
+def _not_allowed(links: int, store: bytes | None) -> str:
+    which = "1 link that leaves the dataset is" if links == 1 else f"{links:,} links that leave the dataset are"
+    allow = f"--allow-root {os.fsdecode(store)}" if store else "--allow-root DIR for each directory they may lead into"
+    return f"{which} hidden: with --allow-other add {allow}"
 
 
 def _select(view: View, policy: Policy, report: Report, stop: threading.Event) -> None:

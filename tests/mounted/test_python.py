@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import logging
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -13,7 +16,7 @@ import psutil
 import pytest
 
 import symfuse
-from symfuse.errors import DatasetRefused, MountpointError, SourceError, UsageError
+from symfuse.errors import DatasetRefused, MountpointError, NotMounted, SourceError, UsageError
 from symfuse.mounts import live
 from symfuse.mounts.unmount import find
 from symfuse.policy import PROBLEMS
@@ -168,3 +171,47 @@ def test_the_server_finds_symfuse_where_the_caller_did(dataset: Path, tmp_path: 
         timeout=TIMEOUT_S,
     )
     assert done.stdout == "mounted\n", done.stderr
+
+
+# -- what is hidden ------------------------------------------------------------------------------------------------
+
+
+def test_what_is_hidden_is_logged_and_can_be_asked(
+    dataset: Path, backend: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "symfuse"), symfuse.mounted(dataset, **KEYWORDS[backend]) as path:
+        assert sorted(path.hidden()) == [("dangling", "cat/gone", None), ("dot-entry", ".d", None)]
+        assert path.status()["frozen"]["hidden"] == {"dangling": 1, "dot-entry": 1}
+        assert path.status()["mountpoint"] == path
+    (said,) = [record for record in caplog.records if "hidden" in record.message]
+    assert said.levelno == logging.WARNING
+    assert said.message == "2 entries hidden (1 dangling, 1 dot-entry): path.hidden() lists them"
+
+
+def test_what_is_hidden_by_choice_is_no_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dataset = tree(tmp_path / "dataset", {".git": {}, "a": b"A"})
+    with caplog.at_level(logging.INFO, "symfuse"), symfuse.mounted(dataset):
+        assert [record.levelno for record in caplog.records] == [logging.INFO]
+
+
+def test_what_is_emptied_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dataset = tree(tmp_path / "dataset", {"cat": {"gone": link("no")}, "dog": {"a": b"A"}})
+    with symfuse.mounted(dataset):
+        assert "1 emptied" in caplog.text
+
+
+def test_the_path_is_text_like_any_other(dataset: Path) -> None:
+    with symfuse.mounted(dataset) as path:
+        plain = os.fspath(Path(path))
+        assert path == plain
+        assert hash(path) == hash(plain)
+        assert f"{path}/cat" == os.path.join(path, "cat") == plain + "/cat"
+        assert json.loads(json.dumps({"path": path})) == {"path": plain}
+        assert pickle.loads(pickle.dumps(path)) == plain
+        assert os.fsencode(path) == os.fsencode(plain)
+        copied = copy.deepcopy(path)
+        assert copied.status()["state"] == "alive"
+    with pytest.raises(NotMounted):
+        path.status()
+    with pytest.raises(NotMounted):
+        path.hidden()
