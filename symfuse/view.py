@@ -41,6 +41,8 @@ PLACE_BITS = 32
 PLACE_MASK = (1 << PLACE_BITS) - 1
 #: A directory is emptied when so much of what it could show is hidden for its problems.
 NEARLY_ALL = 0.9
+#: Why a whole directory may be missing; what leads back to itself (a cycle, a loop) is none.
+LOSSES = frozenset({Kind.DANGLING, Kind.OUTSIDE, Kind.UNREADABLE})
 #: Links remembered, one for each directory, whose store may be absent, or not allowed.
 MAX_SAMPLES = 64
 #: Files and directories that stand for the whole view.
@@ -282,8 +284,9 @@ class View:
                 else:
                     progress.files += 1
                     progress.content_bytes += table.row(place).size
+                self._withdraw(Finding.EMPTIED, number << PLACE_BITS | place)
                 if not _is_emptied(table, [*table.problems.items(), *directory.absent.items()]):
-                    self._withdraw(Finding.EMPTIED, directory)
+                    self._withdraw(Finding.EMPTIED, number)
 
     def _complete(self, directory: Directory, table: Table) -> None:
         """All of a directory is frozen: make its subdirectories, and count what it shows and hides."""
@@ -379,7 +382,7 @@ class View:
         if directory.number in self._failed:
             self._failed.remove(directory.number)
             progress.take_back(Kind.UNREADABLE, self._shown_path(directory))
-            self._withdraw(Finding.EMPTIED, directory)
+            self._withdraw(Finding.EMPTIED, directory.number)
         hidden = sorted([*table.problems.items(), *directory.absent.items()])
         if hidden:  # most directories hide nothing, and need no path
             path = self._shown_path(directory)
@@ -387,6 +390,10 @@ class View:
                 progress.note(kind, os.path.join(path, table.name(place)))
             if _is_emptied(table, hidden):
                 self._report(Finding.EMPTIED, [directory.number])
+            elif directory.children and len(directory.children) + len(hidden) == len(table):
+                for place, kind in hidden:  # beside directories alone, what has no suffix was one, too
+                    if kind in LOSSES and b"." not in table.name(place):
+                        self._report(Finding.EMPTIED, [directory.number << PLACE_BITS | place])
             for wanted, samples in self._samples.items():
                 sample = next((place for place, kind in hidden if kind is wanted), None)
                 if sample is not None and len(samples) < MAX_SAMPLES:
@@ -428,22 +435,31 @@ class View:
         with self._lock:
             self._report(finding, list(nodeids))
 
-    def _withdraw(self, finding: Finding, directory: Directory) -> None:
-        """A finding about a directory no longer holds, if there was one. Called with _lock held."""
-        if self._findings.remove(finding, directory.number):
-            self._progress.withdraw(finding, self._shown_path(directory))
+    def _withdraw(self, finding: Finding, nodeid: int) -> None:
+        """A finding about a single entry no longer holds, if there was one. Called with _lock held."""
+        if self._findings.remove(finding, nodeid):
+            self._progress.withdraw(finding, self._name_of(nodeid))
+
+    def _name_of(self, nodeid: int) -> bytes:
+        """As `path`, also of an entry that is hidden."""
+        number, place = nodeid >> PLACE_BITS, nodeid & PLACE_MASK
+        if number == 0:
+            return self._shown_path(self._directories[nodeid])
+        table = self._tables[number]
+        assert table is not None, "a finding in a directory that is not frozen"
+        return os.path.join(self._shown_path(self._directories[number]), table.name(place))
 
     def _report(self, finding: Finding, nodeids: list[int]) -> None:
         """Called with _lock held."""
         self._findings.add(finding, nodeids)
-        self._progress.report(finding, map(self.path, nodeids))
+        self._progress.report(finding, map(self._name_of, nodeids))
 
     def found(self) -> Iterator[tuple[Finding, list[bytes]]]:
         """Every finding, and the paths of all that it is about."""
         with self._lock:
             findings = list(self._findings)
         for finding, nodeids in findings:
-            yield finding, [self.path(nodeid) for nodeid in nodeids]
+            yield finding, [self._name_of(nodeid) for nodeid in nodeids]
 
     def hidden_entries(self) -> Iterator[tuple[Kind, bytes, bytes | None]]:
         """Kind and path of every entry that is hidden in the directories that are frozen, and what is shown instead."""

@@ -278,6 +278,14 @@ def test_an_emptied_class_is_refused_on_request(tmp_path: Path, backend: str, wo
     assert "1 emptied (dog)" in refused.stderr
 
 
+def test_a_class_that_is_a_link_to_nothing_is_emptied(tmp_path: Path) -> None:
+    classes: dict[Name, Entry] = {f"class-{number}": {"a": b"A"} for number in range(9)}
+    strays: dict[Name, Entry] = {"lost": link("../../store/lost"), "stray.png": link("no.png"), "up": link("..")}
+    dataset = tree(tmp_path / "dataset", {"train": {**classes, **strays}})
+    refused = MYSELF.symfuse("run", "--fail-on", "emptied", dataset, "--", "true", check=False)
+    assert "1 emptied (train/lost)" in refused.stderr
+
+
 def test_hidden_by_choice_empties_nothing(tmp_path: Path) -> None:
     files: dict[Name, Entry] = {f".{number}": b"" for number in range(20)}
     dataset = tree(tmp_path / "dataset", {"cat": {**files, "a": b"A"}, "dog": {"b": b"B"}})
