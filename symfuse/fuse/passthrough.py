@@ -108,10 +108,11 @@ class Opens:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
         source = _read_only(self._view.open_source(nodeid))
         try:
+            device = os.fstat(source).st_dev
             with self._lock:  # nothing waits for the dataset in here
                 opened = self._opened.get(nodeid)
                 if opened is None:
-                    backing_id = self._back(source)
+                    backing_id = self._back(source, device)
                     if self._io is not Io.PASSTHROUGH:
                         return None
                     opened = self._opened[nodeid] = _Opened(backing_id)
@@ -152,9 +153,8 @@ class Opens:
             if self._io is Io.AUTO:
                 self._io = Io.PASSTHROUGH if content_bytes >= LARGE_BYTES * max(files, 1) else Io.CACHED
 
-    def _back(self, source: int) -> int:
-        """The backing id of a source, or CACHED. Called with _lock held."""
-        device = os.fstat(source).st_dev
+    def _back(self, source: int, device: int) -> int:
+        """The backing id of a source on a device, or CACHED. Called with _lock held."""
         if self._backing is None or self._refusal or device in self._too_deep:
             return CACHED
         try:
