@@ -49,7 +49,7 @@ _MUTATING = frozenset(
     }
 )
 #: Never asked again once answered so. Source: `fc->no_open` and its like in `fs/fuse/*.c`.
-_NOT_NEEDED = frozenset({"open", "flush", "fsync", "fsyncdir", "getxattr", "listxattr"})
+_NOT_NEEDED = frozenset({"open", "flush", "fsync", "fsyncdir", "getxattr"})
 
 log = logging.getLogger(__name__)
 
@@ -143,6 +143,10 @@ class Operations:
         yield "..", {"st_ino": parent.ino, "st_mode": parent.mode}, 0
         for name, child, _place in self._view.listing(node.nodeid):
             yield name.decode(_ENCODING), {"st_ino": child.ino, "st_mode": child.mode}, 0
+
+    def listxattr(self, _path: str) -> list[str]:
+        """None, which tar and rsync take better than "not supported"."""
+        return []
 
     def statfs(self, _path: str) -> dict[str, int]:
         """The numbers of the dataset's file system when the view was made."""

@@ -84,7 +84,6 @@ def test_content_is_read_by_path(operations: Operations) -> None:
         (("open", "/l", os.O_RDONLY), errno.ENOSYS),
         (("flush", "/l", 0), errno.ENOSYS),
         (("getxattr", "/l", "user.a"), errno.ENOSYS),
-        (("listxattr", "/l"), errno.ENOSYS),
         (("ioctl", "/l", 0x5401, 0, 0, 0, None), errno.ENOTTY),
         (("ioctl", "/l", STATUS, 0, 0, 0, None), errno.ENOTTY),
     ],
@@ -105,6 +104,10 @@ def test_each_refusal_has_its_errno(
 def test_whatever_would_change_something_is_erofs(operations: Operations, name: str) -> None:
     assert hasattr(operations, name), "else libfuse would say ENOSYS"
     assert errno_of(operations, name, "/l", "/new") == errno.EROFS
+
+
+def test_there_are_no_extended_attributes(operations: Operations) -> None:
+    assert operations("listxattr", "/l") == []
 
 
 def test_fusepy_is_not_told_of_operations_that_do_not_exist(operations: Operations) -> None:
