@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 import functools
 import struct
+from typing import NamedTuple
 
 KERNEL_VERSION = 7
 KERNEL_MINOR_VERSION = 45
@@ -103,6 +104,30 @@ class OpenFlag(enum.IntFlag):
 
 #: `fuse_in_header`: len, opcode, unique, nodeid, uid, gid, pid, total_extlen, padding.
 IN_HEADER = struct.Struct("<IIQQIIIHH")
+
+
+class Request(NamedTuple):
+    """What one read of the device gives: the fields of `fuse_in_header`, and what follows them."""
+
+    length: int
+    opcode: int
+    unique: int
+    nodeid: int
+    uid: int
+    gid: int
+    pid: int
+    extensions: int
+    padding: int
+    body: bytes
+
+    @classmethod
+    def parse(cls, raw: bytes) -> Request:
+        """Errors: ValueError when there is no header."""
+        if len(raw) < IN_HEADER.size:
+            raise ValueError(f"a request of {len(raw)} bytes has no header")
+        return cls._make((*IN_HEADER.unpack_from(raw), raw[IN_HEADER.size :]))
+
+
 #: `fuse_out_header`: len, error (0 or -errno), unique.
 OUT_HEADER = struct.Struct("<IiQ")
 #: `fuse_init_in` as of 7.0, and what every kernel sends: major, minor, max_readahead, flags.
@@ -130,6 +155,12 @@ OPEN_OUT = struct.Struct("<QIi")
 READ_IN = struct.Struct("<QQIIQII")
 #: `fuse_statfs_out`: blocks, bfree, bavail, files, ffree, bsize, namelen, frsize, padding, spare[6].
 STATFS_OUT = struct.Struct("<QQQQQIII28x")
+#: `fuse_getxattr_in`: size, padding.
+GETXATTR_IN = struct.Struct("<II")
+#: `fuse_getxattr_out`: size, padding.
+GETXATTR_OUT = struct.Struct("<II")
+#: `fuse_interrupt_in`: unique of the request that is meant.
+INTERRUPT_IN = struct.Struct("<Q")
 #: `fuse_ioctl_in`: fh, flags, cmd, arg, in_size, out_size.
 IOCTL_IN = struct.Struct("<QIIQII")
 #: `fuse_ioctl_out`: result, flags, in_iovs, out_iovs.

@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 from symfuse.control import Control
 from symfuse.fuse import kernelmount
-from symfuse.fuse.door import Door
 from symfuse.fuse.layers import Layers
 from symfuse.fuse.options import MountOptions
 from symfuse.fuse.passthrough import Backing, Opens
 from symfuse.fuse.server import Server
+from symfuse.fuse.workers import RequestLoop
 from symfuse.view import View
 
 
@@ -30,7 +30,7 @@ class KernelBackend:
         """
         fd = kernelmount.mount(self._options)
         try:
-            Door(fd, self._server(fd)).serve(on_ready)
+            RequestLoop(fd, self._server(fd)).serve(on_ready)
         finally:
             os.close(fd)
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import os
 import stat
-import struct
 
 from symfuse.counters import Counters
 from symfuse.fuse import abi
-from symfuse.fuse.abi import Opcode
+from symfuse.fuse.abi import Opcode, Request
 from symfuse.fuse.server import FOREVER_S, Reply, Server, attr, entry
 from symfuse.nodes import Node
 from symfuse.view import ROOT_NODEID, View
@@ -24,9 +23,6 @@ VIEW, EMPTY = b"view", b"empty"
 VIEW_NODEID, EMPTY_NODEID = (1 << 64) - 2, (1 << 64) - 3
 _NODEIDS = {VIEW: VIEW_NODEID, EMPTY: EMPTY_NODEID}
 
-_OPCODE_AND_NODEID = struct.Struct("<4xI8xQ")
-_NODEID = struct.Struct("<Q")
-_NODEID_AT = 16
 _LISTING = frozenset({Opcode.READDIR, Opcode.READDIRPLUS})
 _OURS = frozenset({Opcode.LOOKUP, Opcode.GETATTR}) | _LISTING
 
@@ -44,27 +40,23 @@ class Layers:
         self._counters = counters
         self._is_private = is_private
 
-    def may_block(self, request: bytes) -> bool:
+    def may_block(self, request: Request) -> bool:
         """As `Server.may_block`."""
-        opcode, nodeid = _asked(request)
-        if _is_ours(opcode, nodeid):
-            return False
-        return self._server.may_block(_for_the_view(request, nodeid))
+        return not _is_ours(request) and self._server.may_block(_for_the_view(request))
 
-    def handle(self, request: bytes) -> Reply:
+    def handle(self, request: Request) -> Reply:
         """As `Server.handle`."""
-        opcode, nodeid = _asked(request)
-        if not _is_ours(opcode, nodeid):
-            return self._server.handle(_for_the_view(request, nodeid))
-        self._counters.tally().requests[Opcode(opcode).name.lower()] += 1
-        if opcode == Opcode.LOOKUP:
-            name = request[abi.IN_HEADER.size :].partition(b"\0")[0]
-            return _reply(request, self._look_up(name if nodeid == ROOT_NODEID else b""))
-        if opcode == Opcode.GETATTR:
+        if not _is_ours(request):
+            return self._server.handle(_for_the_view(request))
+        self._counters.tally().requests[Opcode(request.opcode).name.lower()] += 1
+        if request.opcode == Opcode.LOOKUP:
+            name = request.body.partition(b"\0")[0]
+            return _reply(request, self._look_up(name if request.nodeid == ROOT_NODEID else b""))
+        if request.opcode == Opcode.GETATTR:
             return _reply(request, abi.ATTR_OUT.pack(FOREVER_S, 0, 0, *attr(self._root())))
         return _reply(request, b"")  # of the empty layer; the root is listed by nobody
 
-    def undelivered(self, request: bytes, reply: Reply) -> None:
+    def undelivered(self, request: Request, reply: Reply) -> None:
         """As `Server.undelivered`."""
         self._server.undelivered(request, reply)
 
@@ -83,27 +75,16 @@ class Layers:
         return root._replace(mode=mode, uid=os.geteuid(), gid=os.getegid())
 
 
-def _asked(request: bytes) -> tuple[int, int]:
-    """A request's opcode and nodeid; zeros where it is too short to have any."""
-    if len(request) < abi.IN_HEADER.size:
-        return 0, 0
-    opcode, nodeid = _OPCODE_AND_NODEID.unpack_from(request)
-    return opcode, nodeid
+def _is_ours(request: Request) -> bool:
+    if request.nodeid in (ROOT_NODEID, EMPTY_NODEID):
+        return request.opcode in _OURS
+    return request.nodeid == VIEW_NODEID and request.opcode == Opcode.GETATTR
 
 
-def _is_ours(opcode: int, nodeid: int) -> bool:
-    if nodeid in (ROOT_NODEID, EMPTY_NODEID):
-        return opcode in _OURS
-    return nodeid == VIEW_NODEID and opcode == Opcode.GETATTR
-
-
-def _for_the_view(request: bytes, nodeid: int) -> bytes:
+def _for_the_view(request: Request) -> Request:
     """The request as the view's own server understands it, to whom the view is the root."""
-    if nodeid < EMPTY_NODEID:
-        return request
-    return request[:_NODEID_AT] + _NODEID.pack(ROOT_NODEID) + request[_NODEID_AT + _NODEID.size :]
+    return request if request.nodeid < EMPTY_NODEID else request._replace(nodeid=ROOT_NODEID)
 
 
-def _reply(request: bytes, payload: bytes) -> Reply:
-    _length, _opcode, unique = struct.unpack_from("<IIQ", request)
-    return abi.OUT_HEADER.pack(abi.OUT_HEADER.size + len(payload), 0, unique), payload
+def _reply(request: Request, payload: bytes) -> Reply:
+    return abi.OUT_HEADER.pack(abi.OUT_HEADER.size + len(payload), 0, request.unique), payload

@@ -4,8 +4,8 @@ Everything is answered for ever: the view is frozen, so entries, attributes, the
 in the kernel without end, and OPENDIR is answered ENOSYS, upon which the kernel asks no more. So is OPEN, where files
 are cached (`passthrough.py`). What is then left of a warm walk and of a warm open, read and close is no request at all.
 
-Handlers are named as the opcodes. Each takes the request's header fields it needs and the body, and returns the reply's
-payload, or None where the protocol has no reply; errors are raised as OSError. Source: `linux/fuse.h`, `fs/fuse/`.
+Handlers are named as the opcodes. Each takes the request, and returns the reply's payload, or None where the protocol
+has no reply; errors are raised as OSError. Source: `linux/fuse.h`, `fs/fuse/`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ import itertools
 import logging
 import struct
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 from symfuse import control
 from symfuse.control import Control
 from symfuse.fuse import abi
-from symfuse.fuse.abi import InitFlag, Opcode, OpenFlag
+from symfuse.fuse.abi import InitFlag, Opcode, OpenFlag, Request
 from symfuse.fuse.passthrough import CACHED, Opens
 from symfuse.nodes import Node
 from symfuse.policy import Io
@@ -30,8 +29,9 @@ from symfuse.view import View
 FOREVER_S = 1 << 32
 #: Bytes the kernel may ask for in one READ: 256 pages, `fs.fuse.max_pages_limit`.
 MAX_PAGES = 256
-#: Reads the kernel may have under way in the background (readahead); its own default is 12.
-MAX_BACKGROUND = 64
+#: Reads the kernel may have under way in the background (readahead); its own default is 12. As many may hang in the
+#: source, and further ones would wait in the kernel for those.
+MAX_BACKGROUND = 1024
 
 _WANTED = (
     InitFlag.ASYNC_READ
@@ -60,21 +60,7 @@ _NOTHING = b""
 log = logging.getLogger(__name__)
 
 
-class Header(NamedTuple):
-    """`fuse_in_header`, decoded."""
-
-    length: int
-    opcode: int
-    unique: int
-    nodeid: int
-    uid: int
-    gid: int
-    pid: int
-    extensions: int
-    padding: int
-
-
-Handler = Callable[[Header, bytes], bytes | None]
+Handler = Callable[[Request], bytes | None]
 #: A reply's parts, to be written as one. Empty: there is none.
 Reply = tuple[bytes, ...]
 
@@ -102,6 +88,7 @@ class Server:
             Opcode.READDIR: self._readdir,
             Opcode.READDIRPLUS: self._readdirplus,
             Opcode.READLINK: self._readlink,
+            Opcode.LISTXATTR: self._listxattr,
             Opcode.RELEASE: self._release,
             Opcode.RELEASEDIR: _acknowledge,
             Opcode.DESTROY: _acknowledge,
@@ -111,66 +98,57 @@ class Server:
         self._handlers |= dict.fromkeys(_MUTATING, _refuse_to_write)
         self._handlers |= dict.fromkeys(_WITHOUT_REPLY, _ignore)
 
-    def may_block(self, request: bytes) -> bool:
+    def may_block(self, request: Request) -> bool:
         """True when answering touches the dataset, which may be slow or never answer."""
-        if len(request) < abi.IN_HEADER.size:
-            return False
-        opcode, nodeid, pid = struct.unpack_from("<I8xQ8xI", request, 4)
-        if pid in self._view.dataset.callers:  # refused at once, see `_answer`
+        opcode = request.opcode
+        if request.pid in self._view.dataset.callers:  # refused at once, see `_answer`
             return False
         if opcode in _LISTING:
-            return not self._view.is_frozen(nodeid)
+            return not self._view.is_frozen(request.nodeid)
         if opcode == Opcode.IOCTL:
-            return request[52:56] in _QUESTIONS
+            return request.body[_COMMAND_AT] in _QUESTIONS
         if opcode in (Opcode.OPEN, Opcode.RELEASE):
             return self._opens.may_block
-        return opcode in (Opcode.READ,)
+        return opcode == Opcode.READ
 
-    def handle(self, request: bytes) -> Reply:
+    def handle(self, request: Request) -> Reply:
         """Answer one request. Never raises: a failure is an errno, anything unforeseen EIO and one traceback."""
-        if len(request) < abi.IN_HEADER.size:
-            log.error("a request of %d bytes has no header", len(request))
-            return ()
-        header = Header._make(abi.IN_HEADER.unpack_from(request))
-        self._counters.tally().requests[_NAMES.get(header.opcode, f"opcode-{header.opcode}")] += 1
-        payload, error = self._answer(header, request[abi.IN_HEADER.size :])
+        self._counters.tally().requests[_NAMES.get(request.opcode, f"opcode-{request.opcode}")] += 1
+        payload, error = self._answer(request)
         if error:
-            return (abi.OUT_HEADER.pack(abi.OUT_HEADER.size, -error, header.unique),)
+            return (abi.OUT_HEADER.pack(abi.OUT_HEADER.size, -error, request.unique),)
         if payload is None:
             return ()
-        return abi.OUT_HEADER.pack(abi.OUT_HEADER.size + len(payload), 0, header.unique), payload
+        return abi.OUT_HEADER.pack(abi.OUT_HEADER.size + len(payload), 0, request.unique), payload
 
-    def undelivered(self, request: bytes, reply: Reply) -> None:
+    def undelivered(self, request: Request, reply: Reply) -> None:
         """The kernel did not take the reply: what an OPEN opened is not open, and no RELEASE will come."""
-        opcode, nodeid = struct.unpack_from("<I8xQ", request, 4)
         _length, error, _unique = abi.OUT_HEADER.unpack_from(reply[0])
-        if opcode == Opcode.OPEN and not error:
-            self._opens.release(nodeid)
+        if request.opcode == Opcode.OPEN and not error:
+            self._opens.release(request.nodeid)
 
-    def _answer(self, header: Header, body: bytes) -> tuple[bytes | None, int]:
+    def _answer(self, request: Request) -> tuple[bytes | None, int]:
         """The payload of a reply, or None for no reply, and the errno: the one place that maps exceptions."""
         try:
             # A thread of ours that touches the dataset has come back into the view: refuse, for it waits for itself.
-            if header.pid in self._view.dataset.callers and header.opcode not in _WITHOUT_REPLY:
+            if request.pid in self._view.dataset.callers and request.opcode not in _WITHOUT_REPLY:
                 return None, errno.EDEADLK
-            return self._handlers.get(header.opcode, _unknown)(header, body), 0
+            return self._handlers.get(request.opcode, _unknown)(request), 0
         except OSError as error:
             return None, error.errno or errno.EIO
         except KeyError:
             return None, errno.ESTALE  # a nodeid that we never gave out
-        except struct.error:
-            return None, errno.EINVAL  # a body too short for its opcode
         except Exception:
-            log.exception("request %s failed", _NAMES.get(header.opcode, header.opcode))
+            log.exception("request %s failed", _NAMES.get(request.opcode, request.opcode))
             return None, errno.EIO
 
     # -- the connection -----------------------------------------------------------------------------------------
 
-    def _init(self, _header: Header, body: bytes) -> bytes:
+    def _init(self, request: Request) -> bytes:
         """Agree on a version and on flags. Errors: EPROTO for a kernel older than protocol 7."""
-        major, minor, max_readahead, offered = abi.INIT_IN.unpack_from(body)
-        if offered & InitFlag.INIT_EXT and len(body) >= abi.INIT_IN_FLAGS2.size:
-            offered |= abi.INIT_IN_FLAGS2.unpack_from(body)[0] << 32
+        major, minor, max_readahead, offered = _fields(abi.INIT_IN, request.body)
+        if offered & InitFlag.INIT_EXT and len(request.body) >= abi.INIT_IN_FLAGS2.size:
+            offered |= abi.INIT_IN_FLAGS2.unpack_from(request.body)[0] << 32
         if major < abi.KERNEL_VERSION:
             raise OSError(errno.EPROTO, f"kernel speaks protocol {major}")
         max_stack_depth = self._opens.negotiate(offered=bool(offered & InitFlag.PASSTHROUGH))
@@ -182,7 +160,7 @@ class Server:
             self._flags >> 32, max_stack_depth, 0,
         )  # fmt: skip
 
-    def _statfs(self, _header: Header, _body: bytes) -> bytes:
+    def _statfs(self, _request: Request) -> bytes:
         """The numbers of the dataset's file system when the view was made: no answer depends on the dataset."""
         found = self._view.file_system
         return abi.STATFS_OUT.pack(
@@ -190,67 +168,75 @@ class Server:
             found.f_bsize, abi.NAME_MAX, found.f_frsize,
         )  # fmt: skip
 
-    def _ioctl(self, header: Header, body: bytes) -> bytes:
+    def _ioctl(self, request: Request) -> bytes:
         """ENOTTY at once for all but our own questions: CPython before 3.14 asks each file if it is a terminal."""
-        _fh, _flags, command, _arg, in_size, out_size = abi.IOCTL_IN.unpack_from(body)
+        _fh, _flags, command, _arg, in_size, out_size = _fields(abi.IOCTL_IN, request.body)
         if command not in control.COMMANDS:
             raise OSError(errno.ENOTTY, "not a terminal")
         start = abi.IOCTL_IN.size
-        reply = self._control.answer(command, body[start : start + in_size], uid=header.uid)
+        reply = self._control.answer(command, request.body[start : start + in_size], uid=request.uid)
         return abi.IOCTL_OUT.pack(0, 0, 0, 0) + reply.ljust(control.BUFFER_BYTES, b"\0")[:out_size]
 
     # -- names and attributes -----------------------------------------------------------------------------------
 
-    def _lookup(self, header: Header, body: bytes) -> bytes:
+    def _lookup(self, request: Request) -> bytes:
         """The node of a name. Raises the lookup count, which nobody keeps: nodeids are never reused.
 
         A name that is absent is answered with nodeid 0, which the kernel remembers, and not with ENOENT.
         Errors: ENAMETOOLONG.
         """
-        name = body.partition(b"\0")[0]
+        name = request.body.partition(b"\0")[0]
         if len(name) > abi.NAME_MAX:
             raise OSError(errno.ENAMETOOLONG, "longer than any name here")  # the kernel itself stops only at 1024
-        node = self._view.lookup(header.nodeid, name)
+        node = self._view.lookup(request.nodeid, name)
         if node is None:
             return abi.ENTRY_OUT.pack(0, 0, FOREVER_S, *(0,) * 19)
         return abi.ENTRY_OUT.pack(*entry(node))
 
-    def _getattr(self, header: Header, _body: bytes) -> bytes:
-        return abi.ATTR_OUT.pack(FOREVER_S, 0, 0, *attr(self._view.node(header.nodeid)))
+    def _getattr(self, request: Request) -> bytes:
+        return abi.ATTR_OUT.pack(FOREVER_S, 0, 0, *attr(self._view.node(request.nodeid)))
 
-    def _readlink(self, _header: Header, _body: bytes) -> bytes:
+    def _readlink(self, _request: Request) -> bytes:
         raise OSError(errno.EINVAL, "nothing here is a link")
+
+    def _listxattr(self, request: Request) -> bytes:
+        """None, which tar and rsync take better than "not supported". What GETXATTR is answered, once, is ENOSYS."""
+        size, _ = _fields(abi.GETXATTR_IN, request.body)
+        return _NOTHING if size else abi.GETXATTR_OUT.pack(0, 0)
 
     # -- directories --------------------------------------------------------------------------------------------
 
-    def _opendir(self, _header: Header, _body: bytes) -> bytes:
+    def _opendir(self, _request: Request) -> bytes:
         """ENOSYS: do not ask again, and cache every listing. Kernels before 5.1 are told the same for each."""
         if self._flags & InitFlag.NO_OPENDIR_SUPPORT:
             raise OSError(errno.ENOSYS, "directories need no opening")
         return abi.OPEN_OUT.pack(0, OpenFlag.KEEP_CACHE | OpenFlag.CACHE_DIR, 0)
 
-    def _readdir(self, header: Header, body: bytes) -> bytes:
-        _fh, offset, size, *_ = abi.READ_IN.unpack_from(body)
+    def _readdir(self, request: Request) -> bytes:
+        """Entries as many as there is room for. Errors: as `View.listing`; OSError EINVAL when there is for none."""
+        _fh, offset, size, *_ = _fields(abi.READ_IN, request.body)
         reply = bytearray()
-        listing = self._view.listing(header.nodeid, max(offset - _DOTS, 0))
+        listing = self._view.listing(request.nodeid, max(offset - _DOTS, 0))
         entries = ((name, node, place + _DOTS + 1) for name, node, place in listing)
-        for name, node, cookie in itertools.chain(self._dots(header.nodeid, offset), entries):
+        for name, node, cookie in itertools.chain(self._dots(request.nodeid, offset), entries):
             record = abi.DIRENT.pack(node.ino, cookie, len(name), node.mode >> 12) + name
             if not _append(reply, record, size):
-                break
+                return _require_one(bytes(reply))
         return bytes(reply)
 
-    def _readdirplus(self, header: Header, body: bytes) -> bytes:
-        """Entries with their attributes. Each but . and .. raises the lookup count, as in `_lookup`."""
-        _fh, offset, room, *_ = abi.READ_IN.unpack_from(body)
-        # The two dots carry no nodeid, so that the kernel does not take them for children.
-        records = [
-            abi.direntplus(len(name)).pack(*(0,) * 22, node.ino, cookie, len(name), node.mode >> 12, name)
-            for name, node, cookie in self._dots(header.nodeid, offset)
-        ]
-        room -= sum(map(len, records))
+    def _readdirplus(self, request: Request) -> bytes:
+        """As `_readdir`, with attributes. Each entry but . and .. raises the lookup count, as in `_lookup`."""
+        _fh, offset, room, *_ = _fields(abi.READ_IN, request.body)
+        records: list[bytes] = []
+        for name, node, cookie in self._dots(request.nodeid, offset):
+            # No nodeid, so that the kernel does not take them for children.
+            record = abi.direntplus(len(name)).pack(*(0,) * 22, node.ino, cookie, len(name), node.mode >> 12, name)
+            room -= len(record)
+            if room < 0:
+                return _require_one(b"".join(records))
+            records.append(record)
         # A million entries come this way: from the table's row to the record, with nothing in between.
-        for place, name, nodeid, ino, trait, row in self._view.rows(header.nodeid, max(offset - _DOTS, 0)):
+        for place, name, nodeid, ino, trait, row in self._view.rows(request.nodeid, max(offset - _DOTS, 0)):
             _source_ino, size, atime, mtime, ctime, blocks, _trait = row
             atime_s, atime_ns = divmod(atime, 1_000_000_000)
             mtime_s, mtime_ns = divmod(mtime, 1_000_000_000)
@@ -264,7 +250,7 @@ class Server:
             )  # fmt: skip
             room -= len(record)
             if room < 0:
-                break
+                return _require_one(b"".join(records))
             records.append(record)
         return b"".join(records)
 
@@ -280,30 +266,33 @@ class Server:
 
     # -- files --------------------------------------------------------------------------------------------------
 
-    def _open(self, header: Header, body: bytes) -> bytes:
+    def _open(self, request: Request) -> bytes:
         """A backing id, or ENOSYS: do not ask again, and keep what was read. Errors: as `Opens.open`."""
-        flags, _ = abi.OPEN_IN.unpack_from(body)
-        backing_id = self._opens.open(header.nodeid, flags=flags)
+        flags, _ = _fields(abi.OPEN_IN, request.body)
+        backing_id = self._opens.open(request.nodeid, flags=flags)
         if backing_id is None and self._flags & InitFlag.NO_OPEN_SUPPORT:
             raise OSError(errno.ENOSYS, "files need no opening")
         if backing_id in (None, CACHED):
             return abi.OPEN_OUT.pack(0, OpenFlag.KEEP_CACHE, 0)
         return abi.OPEN_OUT.pack(0, OpenFlag.PASSTHROUGH, backing_id)
 
-    def _release(self, header: Header, _body: bytes) -> bytes:
-        self._opens.release(header.nodeid)
+    def _release(self, request: Request) -> bytes:
+        self._opens.release(request.nodeid)
         return _NOTHING
 
-    def _read(self, header: Header, body: bytes) -> bytes:
+    def _read(self, request: Request) -> bytes:
         """Content by nodeid: without OPEN there is no fh. The source's errors surface here, unless they did there."""
-        _fh, offset, size, *_ = abi.READ_IN.unpack_from(body)
-        data = self._view.read(header.nodeid, offset, size)
+        _fh, offset, size, *_ = _fields(abi.READ_IN, request.body)
+        data = self._view.read(request.nodeid, offset, size)
         self._counters.tally().bytes_read += len(data)
         return data
 
 
 _DOTS = 2
-_QUESTIONS = frozenset(struct.pack("<I", command) for command in control.COMMANDS)
+#: Of an IOCTL's body.
+_COMMAND_AT = slice(12, 16)
+#: Questions that touch the dataset. STATUS waits for a look at it, but no longer than `presence.PATIENCE_S`.
+_QUESTIONS = frozenset(struct.pack("<I", command) for command in (control.WHY, control.HIDDEN))
 
 
 def attr(node: Node) -> tuple[int, ...]:
@@ -332,17 +321,31 @@ def _append(reply: bytearray, record: bytes, size: int) -> bool:
     return True
 
 
-def _refuse_to_write(_header: Header, _body: bytes) -> bytes:
+def _require_one(records: bytes) -> bytes:
+    """What there was room for, though not for all. Errors: OSError EINVAL for nothing, which would mean the end."""
+    if not records:
+        raise OSError(errno.EINVAL, "no room for a single entry")
+    return records
+
+
+def _fields(layout: struct.Struct, body: bytes) -> tuple[int, ...]:
+    """What a body begins with. Errors: OSError EINVAL when it is too short for its opcode."""
+    if len(body) < layout.size:
+        raise OSError(errno.EINVAL, "the request is too short")
+    return layout.unpack_from(body)
+
+
+def _refuse_to_write(_request: Request) -> bytes:
     raise OSError(errno.EROFS, "the view is read-only")
 
 
-def _unknown(_header: Header, _body: bytes) -> bytes:
+def _unknown(_request: Request) -> bytes:
     raise OSError(errno.ENOSYS, "not implemented")
 
 
-def _acknowledge(_header: Header, _body: bytes) -> bytes:
+def _acknowledge(_request: Request) -> bytes:
     return _NOTHING
 
 
-def _ignore(_header: Header, _body: bytes) -> None:
+def _ignore(_request: Request) -> None:
     return None

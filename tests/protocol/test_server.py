@@ -249,10 +249,18 @@ def test_whatever_would_change_something_is_erofs(kernel: Kernel, name: str, dat
 
 @pytest.mark.parametrize(
     "opcode",
-    [wire.FLUSH, wire.FSYNC, wire.GETXATTR, wire.LISTXATTR, wire.STATX, wire.ACCESS, wire.LSEEK, wire.BMAP, 4095, 9999],
+    [wire.FLUSH, wire.FSYNC, wire.GETXATTR, wire.STATX, wire.ACCESS, wire.LSEEK, wire.BMAP, 4095, 9999],
 )
 def test_what_need_not_be_asked_again_is_enosys(kernel: Kernel, opcode: int) -> None:
     assert kernel.errno(opcode, kernel.walk(b"store/a.png"), bytes(64)) == errno.ENOSYS
+
+
+def test_there_are_no_extended_attributes(kernel: Kernel) -> None:
+    """None, and not "not supported", of which tar and rsync would warn for each file."""
+    nodeid = kernel.walk(b"store/a.png")
+    assert kernel.payload(wire.LISTXATTR, nodeid, struct.pack("<II", 100, 0)) == b""
+    assert kernel.payload(wire.LISTXATTR, nodeid, bytes(8)) == bytes(8)
+    assert kernel.errno(wire.LISTXATTR, nodeid, bytes(7)) == errno.EINVAL
 
 
 @pytest.mark.parametrize("opcode", [wire.FORGET, wire.BATCH_FORGET, wire.INTERRUPT])
@@ -304,7 +312,7 @@ def test_status_is_answered_in_a_full_buffer(kernel: Kernel, question: bytes) ->
     payload = kernel.payload(wire.IOCTL, 1, ioctl(STATUS, question))
     assert len(payload) == wire.IOCTL_OUT + BUFFER_BYTES
     assert struct.unpack_from("<iIII", payload) == (0, 0, 0, 0)
-    assert decode(payload[wire.IOCTL_OUT :])["mountpoint"] == "/mnt"
+    assert decode(payload[wire.IOCTL_OUT :])["ok"]["mountpoint"] == "/mnt"
 
 
 @pytest.mark.parametrize("out_size", [0, 1, 100, 2**32 - 1])
@@ -316,7 +324,7 @@ def test_an_ioctl_is_never_answered_with_more_than_it_has_room_for(kernel: Kerne
 def test_why_is_answered(kernel: Kernel) -> None:
     question = encode({"path": "train/cat/gone"}).ljust(BUFFER_BYTES, b"\0")
     payload = kernel.payload(wire.IOCTL, 1, ioctl(WHY, question))
-    assert decode(payload[wire.IOCTL_OUT :])["kind"] == "dangling"
+    assert decode(payload[wire.IOCTL_OUT :])["ok"]["kind"] == "dangling"
 
 
 def test_strangers_are_not_answered(kernel: Kernel) -> None:
@@ -372,6 +380,6 @@ def test_only_what_touches_the_dataset_may_block(kernel: Kernel, view: View) -> 
     assert server.may_block(wire.request(wire.IOCTL, 1, ioctl(WHY)))
     read = wire.request(wire.READ, nodeid, bytes(40))
     assert server.may_block(read)
-    view.dataset.callers.add(struct.unpack_from("<I", read, 32)[0])
+    view.dataset.callers.add(read.pid)
     assert not server.may_block(read), "from a thread of ours it is refused at once"
-    assert not server.may_block(b"short")
+    assert not server.may_block(wire.request(wire.IOCTL, 1, b"short"))

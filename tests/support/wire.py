@@ -7,6 +7,7 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from symfuse.fuse.abi import Request
 from symfuse.fuse.layers import Layers
 from symfuse.fuse.server import Server
 
@@ -73,9 +74,14 @@ ATTR = struct.Struct("<QQQqqqIIIIIIIIII")
 _UNIQUE = itertools.count(2, 2)
 
 
-def request(opcode: int, nodeid: int, body: bytes = b"", *, uid: int = 0, pid: int = 1, unique: int = 8) -> bytes:
+def raw_request(opcode: int, nodeid: int, body: bytes = b"", *, uid: int = 0, pid: int = 1, unique: int = 8) -> bytes:
     """One request as the kernel would write it."""
     return IN_HEADER.pack(IN_HEADER.size + len(body), opcode, unique, nodeid, uid, 0, pid, 0, 0) + body
+
+
+def request(opcode: int, nodeid: int, body: bytes = b"", *, uid: int = 0, pid: int = 1, unique: int = 8) -> Request:
+    """The same as a server gets it."""
+    return Request.parse(raw_request(opcode, nodeid, body, uid=uid, pid=pid, unique=unique))
 
 
 class Kernel:
