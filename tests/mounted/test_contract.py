@@ -1,4 +1,4 @@
-"""The user's contract, clause by clause, on the messy dataset; clause 9 is not built yet, 10 is in test_crash.py."""
+"""The user's contract, clause by clause, on the messy dataset; clause 9 is in test_crash.py."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_inode_numbers_are_the_same_at_the_next_mount(mess: Mess, symfuse_mount:
         assert os.lstat(again.bytes + path[len(mess.mount.bytes) :]).st_ino == os.lstat(path).st_ino
 
 
-# -- 3. the target's attributes: see the first test. What it cannot see: -----------------------------------------------
+# -- 3. the source's attributes: see the first test. What it cannot see: -----------------------------------------------
 
 
 def test_no_mode_shows_write_permission_or_set_id_bits(mess: Mess) -> None:
@@ -144,7 +144,7 @@ def test_eager_means_frozen_when_the_command_returns(symfuse_mount: MountMaker, 
 
 # -- 5. problems are hidden: see test_problems.py ----------------------------------------------------------------------
 
-# -- 6. outside links --------------------------------------------------------------------------------------------------
+# -- 6. links that leave the dataset -----------------------------------------------------------------------------------
 
 
 def test_a_private_mount_follows_links_that_leave_the_dataset(mess: Mess) -> None:

@@ -285,6 +285,16 @@ def test_a_refusal_counts_and_gives_an_example_of_each_kind() -> None:
     refuse(progress, Policy(fail_on=frozenset({Kind.CYCLE})))
 
 
+def test_a_log_is_begun_again_when_it_has_grown_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    asked = MountRequest(source=b"/data", mountpoint=b"/mnt")
+    for written, kept in ((launch.MAX_LOG_BYTES, launch.MAX_LOG_BYTES), (1, 0), (10, 10)):
+        with launch._open_log(asked)[0] as file:
+            file.write(b"x" * written)
+        with launch._open_log(asked)[0] as file:
+            assert os.fstat(file.fileno()).st_size == kept
+
+
 def test_the_log_falls_back_where_the_home_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = MountRequest(source=b"/data", mountpoint=b"/mnt/-rf \n" + b"x" * 300)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))

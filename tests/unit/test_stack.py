@@ -179,6 +179,29 @@ def test_only_root_and_the_owner_are_answered(mount: MountEntry, answerer: Contr
             channel.ask(mount, control.STATUS)
 
 
+def test_who_asks_through_the_socket_is_told_by_the_kernel(answerer: Control) -> None:
+    """Root asks as somebody else: whoever reaches the socket is answered by their user alone."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can be somebody else")
+    with tempfile.TemporaryDirectory() as directory:
+        listener = Listener(os.fsencode(directory), answerer)
+        os.chmod(directory, 0o755)
+        os.chmod(channel.listening_at(os.fsencode(directory)), 0o666)
+        question = probe.NUMBER.pack(control.STATUS)
+        numbers: list[int] = []
+        for uid in (0, 65534):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
+                os.seteuid(uid)
+                try:
+                    connection.connect(channel.listening_at(os.fsencode(directory)))
+                finally:
+                    os.seteuid(0)
+                connection.send(question)
+                numbers += probe.NUMBER.unpack_from(connection.recv(1 << 16))
+        listener.close()
+    assert numbers == [0, errno.EACCES]
+
+
 def test_where_nobody_listens_nothing_is_known_of_the_server(mount: MountEntry, tmp_path: Path) -> None:
     with pytest.raises(channel.NoAnswer, match="cannot be reached from here") as error:
         channel.ask(mount._replace(place=os.fsencode(tmp_path / "nowhere")), control.STATUS)

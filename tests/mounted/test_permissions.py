@@ -1,0 +1,104 @@
+"""With `--allow-other` the kernel judges other users by the sources' owners and modes, whatever lies in its caches."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import NOBODY, MountMaker
+from tests.support.mounting import MYSELF, Mount, User, clear
+from tests.support.trees import Entry, Name, attributes, link, tree
+
+SOMEBODY = User(uid=NOBODY, gid=NOBODY)
+
+#: Whose file or directory it is, which mode it has, and that of links the target's count.
+FILES: dict[Name, Entry] = {
+    "open": b"open",
+    "closed": attributes(b"secret", mode=0o600),
+    "link to closed": link("closed"),
+    "group's": attributes(b"secret", mode=0o640),
+    "somebody's": attributes(b"theirs", mode=0o600, owner=(NOBODY, NOBODY)),
+    "not even somebody's": attributes(b"secret", mode=0o044, owner=(NOBODY, NOBODY)),
+    "directory": attributes({"inside": b"secret"}, mode=0o700),
+    "link to directory": link("directory"),
+    "known by name": attributes({"inside": b"by name"}, mode=0o711),
+    "listed only": attributes({"inside": b"secret"}, mode=0o744),
+}
+DENIED_FILES = ("closed", "link to closed", "group's", "not even somebody's")
+DENIED_DIRECTORIES = ("directory", "link to directory", "known by name")
+DENIED_WITHIN = ("directory/inside", "link to directory/inside", "listed only/inside")
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A directory that everybody can reach, which those of pytest are not."""
+    if os.geteuid() != 0:
+        pytest.skip("there is no second user")
+    with tempfile.TemporaryDirectory(prefix="symfuse-public-") as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+        clear([os.fsencode(name) + b"/mnt"])
+
+
+@pytest.fixture(params=["asked for by nobody", "cached"])
+def mount(request: pytest.FixtureRequest, public: Path, symfuse_mount: MountMaker) -> Mount:
+    """Root's mount for all; root, who may read everything, has done so before, or has not."""
+    mount = symfuse_mount(tree(public / "dataset", FILES), "--allow-other", "--eager", at=public / "mnt")
+    if request.param == "cached":
+        MYSELF.run("grep", "-r", "", mount.path)
+    return mount
+
+
+def _is_denied(*command: str | Path) -> bool:
+    done = SOMEBODY.run(*command, check=False)
+    denied = os.strerror(errno.EACCES) in done.stderr
+    assert denied == (done.returncode != 0), done.stderr
+    assert not (denied and done.stdout)
+    return denied
+
+
+def test_others_are_denied_what_the_owner_closed(mount: Mount) -> None:
+    for name in (*DENIED_FILES, *DENIED_WITHIN):
+        assert _is_denied("cat", mount.path / name), name
+    for name in DENIED_DIRECTORIES:
+        assert _is_denied("ls", mount.path / name), name
+
+
+def test_others_read_what_is_open_to_them(mount: Mount) -> None:
+    names = ("open", "somebody's", "known by name/inside")
+    assert SOMEBODY.run("cat", *(mount.path / name for name in names)).stdout == "opentheirsby name"
+    assert SOMEBODY.run("ls", mount.path / "listed only", check=False).stdout == "inside\n"
+
+
+def test_nobody_but_the_kernel_is_asked(mount: Mount) -> None:
+    """What is denied costs no request for content or for a listing: no server's mistake can hand it out."""
+    for name in DENIED_FILES:
+        os.stat(mount.path / name)
+    before = mount.requests()
+    for name in DENIED_FILES:
+        assert _is_denied("cat", mount.path / name)
+    for name in DENIED_DIRECTORIES:
+        assert _is_denied("ls", mount.path / name)
+    after = mount.requests()
+    content = ("open", "read", "opendir", "readdir", "readdirplus")
+    assert {name: after.get(name) for name in content} == {name: before.get(name) for name in content}
+
+
+def test_access_says_the_same(mount: Mount) -> None:
+    for name in ("open", "somebody's"):
+        SOMEBODY.run("test", "-r", mount.path / name)
+    for name in DENIED_FILES:
+        assert SOMEBODY.run("test", "-r", mount.path / name, check=False).returncode == 1
+
+
+def test_an_ordinary_users_mount_is_judged_by_the_kernel_too(symfuse_mount: MountMaker, ordinary_user: User) -> None:
+    dataset = ordinary_user.owns(tree(ordinary_user.home / "dataset", {"a": b"A"}))
+    mount = symfuse_mount(dataset, at=ordinary_user.home / "mnt", user=ordinary_user)
+    with open("/proc/self/mountinfo", "rb") as lines:
+        (options,) = [line.split()[-1] for line in lines if line.split(b" ")[4] == mount.bytes]
+    assert b"default_permissions" in options.split(b",")
