@@ -113,6 +113,9 @@ def _ask(mount: MountEntry, relative: bytes, question: int) -> tuple[str, Messag
     except PermissionError:
         raise MountpointError(f"{name} was mounted by another user", "ask as that user") from None
     except TimeoutError:
+        if live.look(mount).state.is_served:
+            source = os.fsdecode(mount.source)
+            raise SourceError(f"the storage of {source} does not respond", "see the file systems it lies on") from None
         raise NotMounted(f"the server of {name} does not respond", "end its process, and mount again") from None
     return f"the mount {name}", answer
 

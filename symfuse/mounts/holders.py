@@ -1,16 +1,21 @@
 """Which processes keep a mount busy.
 
-Read from /proc alone: by mount id where the kernel tells it, by device for mapped files. No file on the mount is
-touched, so a server that hangs cannot hang us. Source: proc(5), proc_pid_fdinfo(5), proc_pid_maps(5).
+Read from /proc alone: by mount id where the kernel tells it, by device for mapped files. No file on any mount is
+touched, so a server that hangs cannot hang us. A process that hangs itself can: while one of its threads waits for
+storage, its map of memory may not be readable. A signal ends that wait, so a thread looks, and is left behind.
+Source: proc(5), proc_pid_fdinfo(5), proc_pid_maps(5).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import threading
 from typing import NamedTuple
 
-from symfuse.mounts.table import MountEntry
+from symfuse.mounts.table import MountEntry, is_within
+
+#: Longest look. A machine with ten thousand processes needs one second.
+LOOK_TIMEOUT_S = 5.0
 
 
 class Holder(NamedTuple):
@@ -24,22 +29,34 @@ class Holder(NamedTuple):
         return f"{self.name} (process {self.pid}, {self.how})"
 
 
-def holders(mount: MountEntry) -> list[Holder]:
-    """The processes that hold a mount, as far as the caller may look into them."""
-    pids = [name for name in os.listdir("/proc") if name.isdigit()]
-    found = {pid: next(_holds(f"/proc/{pid}", mount), None) for pid in pids}
-    return sorted(Holder(int(pid), _name(pid), how) for pid, how in found.items() if how is not None)
+def holders(mount: MountEntry, *, timeout_s: float = LOOK_TIMEOUT_S) -> list[Holder]:
+    """The processes that hold a mount, as far as the caller may look into them, and can in this time."""
+    found: list[Holder] = []
+    thread = threading.Thread(target=_look, args=(mount, found), name="symfuse-holders", daemon=True)
+    thread.start()
+    thread.join(timeout_s)
+    return sorted(found)
 
 
-def _holds(process: str, mount: MountEntry) -> Iterator[str]:
+def _look(mount: MountEntry, found: list[Holder]) -> None:
+    # Maps last: there the wait may be.
+    left = [name for name in os.listdir("/proc") if name.isdigit()]
+    for look in (_holds, _maps):
+        for pid in left[:]:
+            how = look(f"/proc/{pid}", mount)
+            if how is not None:
+                found.append(Holder(int(pid), _name(pid), how))
+                left.remove(pid)
+
+
+def _holds(process: str, mount: MountEntry) -> str | None:
     for link, how in (("cwd", "working directory"), ("root", "root directory"), ("exe", "running program")):
-        if _mount_of_link(f"{process}/{link}") == mount.mount_id:
-            yield how
+        if _is_on(f"{process}/{link}", mount):
+            return how
     for fd in _listed(f"{process}/fdinfo"):
         if _mount_of_fd(f"{process}/fdinfo/{fd}") == mount.mount_id:
-            yield "open file"
-    if _maps(process, mount.device):
-        yield "mapped file"
+            return "open file"
+    return None
 
 
 def _listed(directory: str) -> list[str]:
@@ -49,14 +66,20 @@ def _listed(directory: str) -> list[str]:
         return []
 
 
-def _mount_of_link(link: str) -> int | None:
-    """O_PATH asks the file system nothing, and our own descriptor's fdinfo tells the mount."""
+def _is_on(link: str, mount: MountEntry) -> bool:
+    """Whether what a link of /proc leads to lies on the mount.
+
+    Its text says so first: opening what lies on a network file system may hang, even with O_PATH. Of FUSE that asks
+    nothing, and our own descriptor's fdinfo tells the mount.
+    """
     try:
+        if not is_within(os.readlink(os.fsencode(link)), mount.mountpoint):
+            return False
         fd = os.open(link, os.O_PATH | os.O_CLOEXEC)
     except OSError:
-        return None
+        return False
     try:
-        return _mount_of_fd(f"/proc/self/fdinfo/{fd}")
+        return _mount_of_fd(f"/proc/self/fdinfo/{fd}") == mount.mount_id
     finally:
         os.close(fd)
 
@@ -72,14 +95,14 @@ def _mount_of_fd(fdinfo: str) -> int | None:
     return None
 
 
-def _maps(process: str, device: int) -> bool:
-    wanted = b"%02x:%02x" % (os.major(device), os.minor(device))
+def _maps(process: str, mount: MountEntry) -> str | None:
+    wanted = b"%02x:%02x" % (os.major(mount.device), os.minor(mount.device))
     try:
         with open(f"{process}/maps", "rb") as lines:
             # start-end permissions offset device inode path
-            return any(line.split(b" ", 4)[3] == wanted for line in lines)
+            return "mapped file" if any(line.split(b" ", 4)[3] == wanted for line in lines) else None
     except OSError:
-        return False
+        return None
 
 
 def _name(pid: str) -> str:

@@ -12,10 +12,12 @@ import errno
 import json
 import logging
 import os
+import select
 import selectors
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import IO
@@ -45,8 +47,10 @@ DETACH = b"detach\n"
 FREEZE_END_TIMEOUT_S = 1.0
 #: How long the end may take after the asking process is gone, before our stderr is let go.
 QUIET_AFTER_S = 1.0
-#: How often a mount that another one hides is looked at until it can be unmounted.
-HIDDEN_RETRY_S = 1.0
+#: How long after a change of mounts we see what has become of ours, and how often then.
+LOOK_INTERVAL_S = 1.0
+#: How long the worker may take to end after its mount is gone. It cannot, while storage hangs.
+WORKER_END_TIMEOUT_S = 2.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 #: What the worker tells the main thread, beside the numbers of signals.
@@ -68,8 +72,11 @@ class MountServer:
         self._report = report
         self._lifeline = lifeline
         self._asker: int | None = None  # what watches the asking process for its end
-        self._patience_s: float | None = None
+        self._silent_at_s: float | None = None  # when to let go of stderr
         self._retries = False  # our mount is hidden by another, and is unmounted when it can be seen again
+        self._look_at_s: float | None = None  # when to see what has become of our mount
+        self._over_since_s: float | None = None  # when the last user of our mount was seen to be gone
+        self._is_stuck = False  # the worker does not end, because storage hangs
         self._stop = threading.Event()
         self._error: BaseException | None = None  # of the worker; written before it says _ENDED
         self._view: View | None = None  # the worker's until it says _READY
@@ -190,6 +197,10 @@ class MountServer:
 
     def _watch(self) -> None:
         self._selector.register(self._wakeup, selectors.EVENT_READ, self._on_wakeup)
+        self._mountinfo = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+        self._changes = select.epoll()
+        self._changes.register(self._mountinfo, select.EPOLLPRI | select.EPOLLERR)
+        self._selector.register(self._changes, selectors.EVENT_READ, self._on_mounts_changed)
         if self._lifeline is None:
             return
         os.set_blocking(self._lifeline, False)
@@ -202,13 +213,20 @@ class MountServer:
     def _handle_events(self) -> bool:
         """False when the worker has ended."""
         going = True
-        ready = self._selector.select(HIDDEN_RETRY_S if self._retries else self._patience_s)
-        if not ready:
-            self._on_timeout()
+        ready = self._selector.select(self._timeout_s())
         for key, _mask in ready:
             if key.fd in self._selector.get_map():  # else released meanwhile
                 going = key.data() and going
+        now_s = time.monotonic()
+        if self._silent_at_s is not None and now_s >= self._silent_at_s:
+            self._fall_silent()
+        if self._look_at_s is not None and now_s >= self._look_at_s:
+            going = self._look() and going
         return going
+
+    def _timeout_s(self) -> float | None:
+        planned = [at_s for at_s in (self._silent_at_s, self._look_at_s) if at_s is not None]
+        return max(0.0, min(planned) - time.monotonic()) if planned else None
 
     def _on_wakeup(self) -> bool:
         told = os.read(self._wakeup, 4096)
@@ -227,7 +245,7 @@ class MountServer:
             said = b""
         self._release()
         if said != DETACH:
-            self._patience_s = QUIET_AFTER_S
+            self._silent_at_s = time.monotonic() + QUIET_AFTER_S
             if not self._stop.is_set():
                 self._stop_serving()
         return True
@@ -344,27 +362,47 @@ class MountServer:
         if self.was_ready:
             self._unmount()
 
-    def _on_timeout(self) -> None:
-        if self._retries and self._is_visible():
-            self._unmount()
-        if self._patience_s is not None:
-            self._fall_silent()
+    def _on_mounts_changed(self) -> bool:
+        self._changes.poll(0)
+        self._look_soon()
+        return True
 
-    def _is_visible(self) -> bool:
-        """True also when our mount is gone."""
+    def _look_soon(self) -> None:
+        if self.was_ready and self._look_at_s is None:
+            self._look_at_s = time.monotonic() + LOOK_INTERVAL_S
+
+    def _look(self) -> bool:
+        """See what has become of our mount; False when it is gone and the worker does not notice."""
+        self._look_at_s = None
         mount = None if self._mounted is None else table.find_again(self._mounted)
-        return mount is None or table.over(mount) is None
+        if mount is None:
+            self._look_soon()
+            return not self._is_worker_stuck()
+        if self._retries:
+            self._unmount(is_retry=True)
+        return True
+
+    def _is_worker_stuck(self) -> bool:
+        if not _connection_is_over():  # detached, and used
+            return False
+        now_s = time.monotonic()
+        self._over_since_s = self._over_since_s or now_s
+        self._is_stuck = now_s - self._over_since_s > WORKER_END_TIMEOUT_S
+        return self._is_stuck
 
     def _fall_silent(self) -> None:
         """The mount is detached, but used, and nobody waits for us: nor must anybody wait for the end of our stderr."""
-        self._patience_s = None
+        self._silent_at_s = None
         null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
         os.dup2(null, 1)
         os.dup2(null, 2)
         os.close(null)
 
-    def _unmount(self) -> None:
-        """Unmount this very mount, wherever it is by now; nothing that was put in its place or over it."""
+    def _unmount(self, *, is_retry: bool = False) -> None:
+        """Unmount this very mount, wherever it is by now; nothing that was put in its place or over it.
+
+        What hides it may go away: then it is tried again.
+        """
         mount = None if self._mounted is None else table.find_again(self._mounted)
         self._retries = False
         if mount is None:  # somebody else was quicker
@@ -372,8 +410,10 @@ class MountServer:
         self._mounted = mount
         name = os.fsdecode(mount.mountpoint)
         if (over := table.over(mount)) is not None:
-            log.error("%s cannot be unmounted yet: %s is mounted over it", name, os.fsdecode(over.fstype))
+            if not is_retry:
+                log.error("%s cannot be unmounted yet: %s is mounted over it", name, os.fsdecode(over.fstype))
             self._retries = True
+            self._look_soon()
             return
         try:
             try:
@@ -394,7 +434,9 @@ class MountServer:
             self._unmount()  # nobody but the asking process knows of this mount
         if self._freezer is not None:
             self._freezer.join(FREEZE_END_TIMEOUT_S)
-        if self._view is not None:
+        if self._is_stuck:
+            log.warning("%s does not respond: ended all the same", os.fsdecode(self._request.source))
+        elif self._view is not None:
             self._view.close()
         if self._place is not None:
             self._place.remove()
@@ -408,6 +450,8 @@ class MountServer:
         self._release_guardian()
         self._release()
         self._selector.close()
+        self._changes.close()
+        os.close(self._mountinfo)
 
     def _remove_empty_log(self) -> None:
         """Leave no file behind that says nothing."""
@@ -415,6 +459,21 @@ class MountServer:
         with contextlib.suppress(OSError):
             if log_file is not None and os.path.getsize(log_file) == 0:
                 os.unlink(log_file)
+
+
+def _connection_is_over() -> bool:
+    """Whether the kernel has ended our FUSE connection: nobody can ask us anything any more.
+
+    The backend's descriptor is found by what it is, because libfuse keeps its own. Source: `fuse_dev_poll`.
+    """
+    poll = select.poll()
+    connections = 0
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            if os.readlink(f"/proc/self/fd/{name}") == kernelmount.DEVICE:
+                poll.register(int(name), 0)  # POLLERR needs no asking
+                connections += 1
+    return len(poll.poll(0)) == connections
 
 
 def _stack_depth(path: bytes) -> int:

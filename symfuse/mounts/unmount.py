@@ -100,7 +100,7 @@ def clear_dead(mountpoint: bytes) -> bool:
     Errors: MountpointError when they cannot be unmounted.
     """
     stack.clear_stale()
-    if not _has_symfuse(mountpoint):
+    if _dead_at(mountpoint) is None:
         return False
     with guarded(mountpoint):
         return _clear(mountpoint)
@@ -174,15 +174,15 @@ def _is_own(mount: MountEntry) -> bool:
     return os.geteuid() == (0 if mount.user is None else mount.user)
 
 
-def _has_symfuse(mountpoint: bytes) -> bool:
+def _dead_at(mountpoint: bytes) -> MountEntry | None:
     mount = table.at(mountpoint)
-    return mount is not None and mount.is_symfuse
+    return mount if mount is not None and mount.is_symfuse and live.look(mount).state is State.DEAD else None
 
 
 def _clear(mountpoint: bytes) -> bool:
     """`clear_dead`, in its guard."""
     was_dead = False
-    while (mount := table.at(mountpoint)) is not None and mount.is_symfuse and live.look(mount).state is State.DEAD:
+    while (mount := _dead_at(mountpoint)) is not None:
         was_dead = True
         with contextlib.suppress(NotMounted):
             _unmount(mount, lazy=True)
