@@ -141,11 +141,17 @@ class MountServer:
         self._tell(_READY)
 
     def _find(self, mountpoint: bytes) -> MountEntry:
-        """The mount that was just made there, even if another lies over it by now. Errors: MountpointError."""
+        """The mount that we have just made there, even if others are there by now. Errors: MountpointError."""
         there = [mount for mount in table.symfuse_mounts() if mount.mountpoint == mountpoint]
-        if not there:
-            raise MountpointError(f"the mount at {os.fsdecode(mountpoint)} was taken away at once", "mount again")
-        return there[-1]
+        if self._place is not None and mountpoint == self._request.mountpoint:
+            ours = [mount for mount in there if mount.place == self._place.path]
+        else:
+            connections = _connections()
+            ours = [mount for mount in there if mount.device in connections] if connections else there
+        if len(ours) != 1:
+            what = "taken away at once" if not ours else "mounted by somebody else at the same time"
+            raise MountpointError(f"{os.fsdecode(mountpoint)} was {what}", "see symfuse status")
+        return ours[0]
 
     def _backend(self, view: View) -> Callable[[Callable[[], None]], None]:
         request = self._request
@@ -461,19 +467,30 @@ class MountServer:
                 os.unlink(log_file)
 
 
-def _connection_is_over() -> bool:
-    """Whether the kernel has ended our FUSE connection: nobody can ask us anything any more.
+def _connections() -> set[int]:
+    """The device numbers of our FUSE connections; empty on kernels that do not tell. Source: `fuse_dev_show_fdinfo`."""
+    found = set()
+    for fd in _device_fds():
+        with contextlib.suppress(OSError), open(f"/proc/self/fdinfo/{fd}", "rb") as lines:
+            found |= {os.makedev(0, int(line.split()[1])) for line in lines if line.startswith(b"fuse_connection:")}
+    return found
 
-    The backend's descriptor is found by what it is, because libfuse keeps its own. Source: `fuse_dev_poll`.
-    """
+
+def _connection_is_over() -> bool:
+    """Whether the kernel has ended our FUSE connection: nobody can ask us any more. Source: `fuse_dev_poll`."""
     poll = select.poll()
-    connections = 0
+    fds = list(_device_fds())
+    for fd in fds:
+        poll.register(fd, 0)  # POLLERR needs no asking
+    return len(poll.poll(0)) == len(fds)
+
+
+def _device_fds() -> Iterator[int]:
+    """Our descriptors of `/dev/fuse`, found by what they are: libfuse keeps its own to itself."""
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
             if os.readlink(f"/proc/self/fd/{name}") == kernelmount.DEVICE:
-                poll.register(int(name), 0)  # POLLERR needs no asking
-                connections += 1
-    return len(poll.poll(0)) == connections
+                yield int(name)
 
 
 def _stack_depth(path: bytes) -> int:
