@@ -42,6 +42,9 @@ _READ_ONLY = struct.pack("<QQQQ", 0x11, 0x70, 0, 0)
 #: The largest READ that the server allows (`server.MAX_PAGES`).
 READAHEAD_KIB = 1024
 
+#: What root is told where the kernel, or a Python that cannot call libc, lets it do no more than anybody else.
+POWERLESS = frozenset({errno.EPERM, errno.EACCES, errno.ENOSYS})
+
 CURE_NO_CTYPES = "use a Python with ctypes, or install fusermount3 (apt-get install fuse3), which can do it instead"
 CURE_NO_OVERLAY = "run 'modprobe overlay' as root, or mount without --stack"
 
@@ -110,7 +113,7 @@ def unmount(mountpoint: bytes, *, lazy: bool = False) -> None:
     try:
         libc.call("umount2", mountpoint, UMOUNT_NOFOLLOW | (MNT_DETACH if lazy else 0))
     except OSError as error:
-        if error.errno not in (errno.EPERM, errno.EACCES, errno.ENOSYS):
+        if error.errno not in POWERLESS:
             raise
         with contextlib.suppress(FuseUnavailable):
             helper.unmount(mountpoint, lazy=lazy)

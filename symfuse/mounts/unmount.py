@@ -205,8 +205,6 @@ def _unmount(mount: MountEntry, *, lazy: bool) -> None:
     except OSError as error:
         if error.errno == errno.EBUSY:
             raise _busy(now) from error
-        if error.errno in (errno.EPERM, errno.EACCES):
-            raise _others(now) from error
         name = os.fsdecode(now.mountpoint)
         if table.find_again(now) is None:
             raise NotMounted(f"nothing is mounted at {name} any more") from error
@@ -217,7 +215,7 @@ def take_away(mount: MountEntry, *, lazy: bool) -> None:
     """Unmount this mount, which is the topmost at its path.
 
     Root detaches it through a descriptor of it: a mount that was made there meanwhile is then not touched.
-    Errors: OSError, as of `kernelmount.unmount`.
+    Errors: as of `kernelmount.unmount`.
     """
     if os.geteuid() != 0 or not lazy:
         kernelmount.unmount(mount.mountpoint, lazy=lazy)
@@ -227,6 +225,10 @@ def take_away(mount: MountEntry, *, lazy: bool) -> None:
         if mount_of(fd) != mount.mount_id:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), mount.mountpoint)
         libc.call("umount2", os.fsencode(f"/proc/self/fd/{fd}"), kernelmount.MNT_DETACH)
+    except OSError as error:
+        if error.errno not in kernelmount.POWERLESS:
+            raise
+        kernelmount.unmount(mount.mountpoint, lazy=True)  # by a helper
     finally:
         os.close(fd)
 

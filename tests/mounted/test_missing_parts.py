@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,35 @@ def test_a_mount_of_a_python_without(
     assert json.loads(user.symfuse("status", "--json", at).stdout)["state"] == "alive"
     assert user.symfuse("why", at / "cat/3.png", check=False).returncode == ExitStatus.NOT_SHOWN
     mount.umount()
+
+
+#: It is the command that lacks something here, not the server.
+without_for_the_command = pytest.mark.parametrize("part", ["pidfd_open", "pidfd_open and ctypes"])
+
+
+@pytest.mark.parametrize("user", ["root"], indirect=True)
+@pytest.mark.parametrize("backend", ["kernel"], indirect=True)
+@without_for_the_command
+def test_a_busy_mount_ends_without(user: User, dataset: Path, symfuse_mount: MountMaker, part: str) -> None:
+    lacking = with_python(user, user.home, OPTIONAL[part])
+    mount = symfuse_mount(dataset, user=user)
+    with (mount.path / "cat/1.png").open("rb"):
+        assert lacking.symfuse("umount", mount.path, check=False).returncode == ExitStatus.BUSY
+        lacking.symfuse("umount", "--lazy", mount.path)
+        assert not mount.is_mounted()
+
+
+@pytest.mark.parametrize("backend", ["kernel"], indirect=True)
+@without_for_the_command
+def test_a_dead_mount_is_cleared_without(user: User, dataset: Path, symfuse_mount: MountMaker, part: str) -> None:
+    lacking = with_python(user, user.home, OPTIONAL[part])
+    at = user.home / "mnt"
+    at.mkdir()
+    mount = symfuse_mount(dataset, at=at, user=user)
+    mount.expect_in_log("ended without unmounting")
+    os.kill(mount.pid, signal.SIGKILL)
+    lacking.symfuse("umount", at)
+    assert not mount.is_mounted()
 
 
 @pytest.mark.parametrize("part", OPTIONAL)
