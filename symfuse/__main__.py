@@ -5,11 +5,16 @@ from __future__ import annotations
 import signal
 import sys
 
+from symfuse import streams
+
 
 def main() -> int:
     """Load the command line and run it. Returns the exit status."""
+    streams.guard()
     # While modules load, Ctrl-C ends the process as it ends any program: without a word. Then Python's way again.
-    handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is not signal.SIG_IGN:  # as in a shell's background job; it stays so
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         from symfuse.cli import main as command_line  # noqa: PLC0415 - after the line above, on purpose
     except ImportError as error:

@@ -5,6 +5,7 @@ Each command is a module of its own, imported when it is called: `symfuse --vers
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -14,11 +15,13 @@ from io import TextIOWrapper
 
 import click
 
-from symfuse import __version__
+from symfuse import __version__, streams
 from symfuse.cli.output import complain
 from symfuse.errors import ExitStatus, SymfuseError, missing_part
 
 COMMANDS = ("mount", "umount", "run", "status", "why")
+#: What is all in vain when its output is lost. Of the others output is the lesser part.
+ANSWERS = ("status", "why", "--version", "--help", "-h")
 
 
 class Commands(click.Group):
@@ -71,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status = symfuse.main(arguments, prog_name="symfuse", standalone_mode=False)
         sys.stdout.flush()
-        return int(status or ExitStatus.OK)
+        return int(status or _output_status(arguments))
     except (KeyboardInterrupt, click.Abort):
         complain("interrupted")
         return ExitStatus.INTERRUPTED
@@ -82,14 +85,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         refusal = missing_part(error) if isinstance(error, ImportError) else error
         complain(str(refusal))
         return failed or refusal.status
-    except BrokenPipeError:  # whoever read our output has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitStatus.INTERNAL  # as click has it
     except Exception as error:
         if os.environ.get("SYMFUSE_DEBUG"):
             traceback.print_exc()
         complain(f"internal error: {type(error).__name__}: {error}: run it with SYMFUSE_DEBUG=1 and report the output")
         return failed or ExitStatus.INTERNAL
+
+
+def _output_status(arguments: Sequence[str]) -> ExitStatus:
+    """Whether what a command has to say has reached anybody, if that is all that it does."""
+    lost = streams.failure_of(sys.stdout)
+    if lost is None or not arguments or arguments[0] not in ANSWERS:
+        return ExitStatus.OK
+    if lost.errno != errno.EPIPE:  # else whoever read it has enough
+        complain(f"the output cannot be written ({lost.strerror})")
+    return ExitStatus.INTERNAL
 
 
 def _usage(error: click.ClickException) -> str:

@@ -367,4 +367,5 @@ class Stderr(contextlib.AbstractContextManager["Stderr"]):
         self._real = None
         with self._file as said:
             said.seek(0)
-            os.write(2, said.read())
+            with contextlib.suppress(OSError):  # the real one may be closed at its other end, or full
+                os.write(2, said.read())

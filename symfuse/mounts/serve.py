@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import IO
 
-from symfuse import process
+from symfuse import process, streams
 from symfuse.control import Control, Message
 from symfuse.counters import Counters
 from symfuse.errors import ExitStatus, MountpointError, SymfuseError, missing_part
@@ -191,8 +191,9 @@ class MountServer:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """The stop signals wake the main thread, and nothing else happens."""
-        before = {number: signal.signal(number, lambda _number, _frame: None) for number in STOP_SIGNALS}
+        """The stop signals wake the main thread, and nothing else happens. Those that are ignored stay so (nohup)."""
+        minded = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, lambda _number, _frame: None) for number in minded}
         wakeup_before = signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
         try:
             yield
@@ -528,6 +529,7 @@ def log_to_stderr() -> None:
 
 def main() -> int:
     """The server process. Returns its exit status."""
+    streams.guard()
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.chdir("/")

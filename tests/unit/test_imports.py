@@ -18,6 +18,7 @@ LAYERS = [
         "errors",
         "libc",
         "process",
+        "streams",
         "child",
         "mountinfo",
         "policy",
