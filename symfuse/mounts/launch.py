@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import IO
 
 from platformdirs import user_log_dir
@@ -90,6 +90,7 @@ class ServerProcess:
     request: MountRequest
     ready: Message
     listener: Listener
+    owner: int = field(default_factory=os.getpid)  # the process that started it, which a fork of it is not
 
     @property
     def frozen(self) -> Message:
@@ -98,8 +99,22 @@ class ServerProcess:
 
     def mount(self) -> MountEntry | None:
         """The mount as it is now; None when it is gone. Another one at its mountpoint is not meant."""
+        if self.process.poll() == ExitStatus.OK:  # the kernel gives its numbers to the next mount
+            return None
         known = (self.ready.get("mount_id"), self.ready.get("device"))
-        return next((mount for mount in table.symfuse_mounts() if (mount.mount_id, mount.device) == known), None)
+        ours = (mount for mount in table.symfuse_mounts() if mount.source == self.request.source)
+        return next((mount for mount in ours if (mount.mount_id, mount.device) == known), None)
+
+    def death(self) -> SymfuseError | None:
+        """What is to be said of a server that did not end well; None while it lives, and in a fork of who started it.
+
+        A server ends well when its mount is gone, whoever unmounted it.
+        """
+        if os.getpid() != self.owner or (status := self.process.poll()) in (None, ExitStatus.OK):
+            return None
+        how = f"was killed ({signal.Signals(-status).name})" if status < 0 else f"ended too early (status {status})"
+        name = os.fsdecode(self.request.mountpoint)
+        return SymfuseError(f"the server of {name} {how}", "what was read of the mount since is incomplete")
 
     def detach(self) -> None:
         """Let the mount outlive this process. Errors: BrokenPipeError when the server has ended."""

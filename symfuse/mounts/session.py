@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator
 
 from symfuse.control import Message
@@ -69,7 +70,8 @@ def mounted(
     warned of in the log `symfuse`, and so is what is hidden, as soon as that is known. The path is a `str` that can be
     asked: `path.status()`, `path.hidden()`.
 
-    Errors: SymfuseError, before the block, when it cannot be mounted.
+    Errors: SymfuseError, before the block, when it cannot be mounted; after it, unless the block itself raised, when
+    the server died meanwhile. The log says so at once, and reading fails from then on.
     """
     with place(at) as mountpoint:
         wanted = request(
@@ -98,7 +100,10 @@ def mounted(
         with session(wanted) as server:
             server.listener.wait(MOMENT_S)
             server.listener.tell(_log_hidden)
-            yield MountedPath(os.fsdecode(wanted.mountpoint))
+            with _watched(server):
+                yield MountedPath(os.fsdecode(wanted.mountpoint))
+        if (death := server.death()) is not None:
+            raise death
 
 
 def _log_hidden(frozen: Message) -> None:
@@ -109,6 +114,25 @@ def _log_hidden(frozen: Message) -> None:
         log.log(logging.WARNING if is_problem else logging.INFO, "%s: path.hidden() lists them", hidden)
     for line in warning_lines(frozen):
         log.warning("%s", visible(line))
+
+
+@contextlib.contextmanager
+def _watched(server: ServerProcess) -> Iterator[None]:
+    """Say in the log, at once, that the server has died."""
+    is_over = threading.Event()
+
+    def watch() -> None:
+        with contextlib.suppress(ChildProcessError):  # somebody else here reaps all children
+            os.waitid(os.P_PID, server.process.pid, os.WEXITED | os.WNOWAIT)
+        if not is_over.is_set() and (death := server.death()) is not None:
+            log.error("%s", visible(str(death)))
+
+    with contextlib.suppress(RuntimeError):  # no more threads can be had; the end of the block says it, too
+        threading.Thread(target=watch, name="symfuse-watch", daemon=True).start()
+    try:
+        yield
+    finally:
+        is_over.set()
 
 
 @contextlib.contextmanager
@@ -146,11 +170,10 @@ def session(
     """
     preflight.check(wanted, on_note=on_note)
     server = launch(wanted, on_progress=on_progress)
-    owner = os.getpid()
     try:
         yield server
     finally:
-        if os.getpid() == owner:  # a forked child that leaves the block must not end its parent's mount
+        if os.getpid() == server.owner:  # a forked child that leaves the block must not end its parent's mount
             _end(server, on_note)
 
 

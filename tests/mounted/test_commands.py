@@ -649,16 +649,6 @@ def test_run_with_a_grandchild_that_stays_busy(fuse: None, clean: Path) -> None:
         os.kill(int(grandchild), signal.SIGKILL)
 
 
-def test_run_clears_up_after_a_server_that_died(fuse: None, clean: Path) -> None:
-    command = (
-        f"kill -9 $({sys.executable} -m symfuse status --json {{}} | grep -o '\"pid\": [0-9]*' | cut -c8-); echo {{}}"
-    )
-    done = MYSELF.symfuse("run", clean, "--", "sh", "-c", command)
-    place = done.stdout.strip()
-    assert os.fsencode(place) not in mounts()
-    assert not os.path.exists(place)
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("command", ["run", "mount"])
 def test_interrupted_while_it_reads_the_dataset(

@@ -10,13 +10,14 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
 import pytest
 
 import symfuse
-from symfuse.errors import DatasetRefused, MountpointError, NotMounted, SourceError, UsageError
+from symfuse.errors import DatasetRefused, MountpointError, NotMounted, SourceError, SymfuseError, UsageError
 from symfuse.mounts import live
 from symfuse.mounts.unmount import find
 from symfuse.policy import PROBLEMS
@@ -215,3 +216,76 @@ def test_the_path_is_text_like_any_other(dataset: Path) -> None:
         path.status()
     with pytest.raises(NotMounted):
         path.hidden()
+
+
+# -- the server dies during the block ------------------------------------------------------------------------------
+
+
+def test_a_server_that_dies_in_the_block_is_told_at_once_and_at_the_end(
+    dataset: Path, backend: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(SymfuseError, match=r"was killed \(SIGKILL\)"), caplog.at_level(logging.ERROR, "symfuse"):
+        with symfuse.mounted(dataset, **KEYWORDS[backend]) as path:
+            assert sorted(os.listdir(f"{path}/cat")) == ["1.jpg", "2.jpg"]
+            kill_server(path)
+            while not caplog.records:
+                time.sleep(0.01)
+            assert f"the server of {path} was killed (SIGKILL)" in caplog.text
+            errors: list[OSError] = []
+            assert list(os.walk(path, onerror=errors.append)) == []
+            assert len(errors) == 1
+        pytest.fail("the end of the block said nothing")
+    assert not os.path.exists(path)
+    assert len(caplog.records) == 1
+
+
+def kill_server(path: str) -> None:
+    """Kill it and wait until its guardian has done its work."""
+    server = psutil.Process(server_of(path))
+    guardians = server.children()
+    server.kill()
+    assert all(has_ended(each.pid) for each in [server, *guardians])
+
+
+def test_what_the_block_raises_goes_before(dataset: Path) -> None:
+    with pytest.raises(OSError, match="not connected"), symfuse.mounted(dataset) as path:
+        kill_server(path)
+        os.listdir(path)
+    assert not os.path.exists(path)
+
+
+@pytest.mark.parametrize("words", [["umount"], ["umount", "--lazy"]])
+def test_who_unmounts_during_the_block_raises_no_alarm(
+    dataset: Path, words: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "symfuse"):
+        with symfuse.mounted(dataset, fail_on=()) as path:
+            caplog.clear()
+            server = server_of(path)
+            MYSELF.symfuse(*words, path)
+            assert has_ended(server)
+        assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def test_a_fork_that_leaves_the_block_after_the_servers_death_raises_nothing_of_its_own(dataset: Path) -> None:
+    script = (
+        "import os, sys, symfuse\n"
+        "try:\n"
+        "    with symfuse.mounted(sys.argv[1]) as path:\n"
+        "        child = os.fork()\n"
+        "except symfuse.errors.SymfuseError:\n"
+        "    os._exit(9)\n"
+        "if child == 0: os._exit(0)\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    assert MYSELF.script(script, dataset).stdout == "0\n"
+
+
+def test_who_ignores_the_end_of_children_hears_no_false_alarm(dataset: Path) -> None:
+    """Nobody then knows with which status the server ended."""
+    script = (
+        "import signal, sys, symfuse\n"
+        "signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
+        "with symfuse.mounted(sys.argv[1]) as path: print(open(path + '/cat/1.jpg').read())\n"
+    )
+    assert MYSELF.script(script, dataset).stdout == "one\n"
