@@ -30,6 +30,9 @@ USUAL_DIRECTORIES = (
 #: One takes 3 ms. A wrapper may do anything, and ask for a password too.
 TIMEOUT_S = 60.0
 
+#: What says nothing of the helper, and would be the same with the next.
+_EXHAUSTED = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+
 T = TypeVar("T")
 
 # How telling a refusal is: less is more.
@@ -181,6 +184,8 @@ def _run(path: str, *arguments: str | bytes, connection: socket.socket | None = 
     except PermissionError:
         raise Refused(_CLOSED if refusals.is_setuid(path) else _BROKEN, closed(path)) from None
     except OSError as error:
+        if error.errno in _EXHAUSTED:
+            raise FuseUnavailable(f"{path} cannot be run ({error.strerror})", refusals.CURE_EXHAUSTED) from error
         cure = "ask root to reinstall it: apt-get install --reinstall fuse3"
         raise Refused(_BROKEN, FuseUnavailable(f"{path} cannot be run ({error.strerror})", cure)) from None
     return Said(done.returncode, done.stderr.decode("utf-8", "replace").strip())

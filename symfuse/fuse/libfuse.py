@@ -331,6 +331,13 @@ def _import_fusepy() -> Any:
     return fuse
 
 
+def _unnamed_file() -> BinaryIO:
+    """In memory, where Python and the kernel can: a container may have nothing that can be written."""
+    with contextlib.suppress(AttributeError, OSError):
+        return os.fdopen(os.memfd_create("symfuse-stderr"), "w+b")
+    return tempfile.TemporaryFile()
+
+
 class Stderr(contextlib.AbstractContextManager["Stderr"]):
     """What is written to descriptor 2 until `restore`, which the end calls, too.
 
@@ -339,7 +346,7 @@ class Stderr(contextlib.AbstractContextManager["Stderr"]):
     """
 
     def __init__(self) -> None:
-        self._file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 - closed by restore()
+        self._file = _unnamed_file()
         self._real: int | None = None
 
     def __enter__(self) -> Stderr:

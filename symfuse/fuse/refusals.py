@@ -22,6 +22,7 @@ CURE_WRAPPER = "it seems to be a wrapper: put the directory of the real fusermou
 CURE_NEW_PRIVILEGES = (
     "start it without them: no --security-opt no-new-privileges in a container, no NoNewPrivileges= in systemd"
 )
+CURE_EXHAUSTED = "memory, processes or descriptors have run out: see 'ulimit -a'"
 CURE_UNKNOWN = "see fusermount3(1), and as root dmesg(1)"
 
 
@@ -78,7 +79,7 @@ REFUSALS = (
     ),
     Refusal(
         r"fork|setuid: |waitpid|sigprocmask|child terminated|allocate|socketpair|mount failed: Cannot allocate",
-        "memory, processes or descriptors have run out: see 'ulimit -a'",
+        CURE_EXHAUSTED,
     ),
     Refusal(r"clone namespace|mounts private|bind parent", CURE_NO_CAPABILITY),
 )

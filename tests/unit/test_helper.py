@@ -7,6 +7,7 @@ import os
 import re
 import stat
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -99,6 +100,15 @@ def test_a_helper_that_does_not_end_is_given_up(directories: list[Path], monkeyp
     assert f"{path} has not ended" in refusal()
     script(directories[1], "could not determine username")
     assert "username" in refusal()
+
+
+def test_what_has_run_out_is_no_fault_of_a_helper(directories: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(*_command: object, **_options: object) -> NoReturn:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    script(directories[0])
+    monkeypatch.setattr("subprocess.run", run)
+    assert "ulimit -a" in refusal()
 
 
 def test_only_programs_of_roots_are_kept_from_the_environment(
