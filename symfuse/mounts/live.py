@@ -14,7 +14,10 @@ from symfuse.mounts.channel import NoAnswer
 from symfuse.mounts.table import MountEntry, State
 
 #: What every server tells. Anything else comes from another version, or is none of ours.
-TOLD = {"pid", "uptime_s", "frozen", "requests"}
+TOLD = {
+    *("pid", "uptime_s", "backend", "io", "frozen", "stale", "stale_examples", "missing", "hanging", "requests"),
+    *("bytes_read", "log"),
+}
 #: How many questions are asked at once.
 MAX_AT_ONCE = 64
 

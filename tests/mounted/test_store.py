@@ -7,13 +7,16 @@ import shlex
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import symfuse
+from symfuse.errors import ExitStatus
 from symfuse.source.reader import IDLE_S
 from tests.conftest import MountMaker
-from tests.support.mounting import MYSELF, TIMEOUT_S, WAYS
+from tests.support.mounting import KEYWORDS, MYSELF, TIMEOUT_S, WAYS, Mount, has_ended
 from tests.support.trees import Entry, Name, link, sparse, tree
 
 
@@ -105,3 +108,42 @@ def test_files_that_do_not_say_their_size_are_hidden(symfuse_mount: MountMaker, 
     mount = symfuse_mount(dataset, "--eager")
     assert sorted(os.listdir(mount.path)) == ["empty", "real"]
     assert mount.status()["frozen"]["hidden"] == {"special": 1}
+
+
+@pytest.fixture
+def renamed(symfuse_mount: MountMaker, tmp_path: Path) -> Iterator[Mount]:
+    """A mount whose dataset has another name by now, and the old one leads to the mount itself."""
+    dataset = tree(tmp_path / "dataset", {"d": {"a": b"A"}, "l": link("d/a")})
+    mount = symfuse_mount(dataset, "--eager")
+    mount.dataset_may_change()
+    dataset.rename(tmp_path / "elsewhere")
+    yield mount
+    (tmp_path / "elsewhere").rename(dataset)
+
+
+def test_a_dataset_that_was_renamed_is_no_reason_to_ask_in_vain(renamed: Mount) -> None:
+    renamed.expect_in_log("l cannot be read")  # `why` looks
+    assert renamed.status()["state"] in ("alive", "store-gone")
+    assert str(renamed.path) in MYSELF.symfuse("status").stdout
+    assert MYSELF.symfuse("why", renamed.path / "l", check=False).returncode in (ExitStatus.OK, ExitStatus.NOT_SHOWN)
+    second = MYSELF.symfuse("mount", renamed.dataset.with_name("elsewhere"), renamed.path, check=False)
+    assert second.returncode == ExitStatus.MOUNTPOINT
+    renamed.umount()
+
+
+def test_a_mount_of_a_renamed_dataset_can_be_detached(renamed: Mount) -> None:
+    MYSELF.symfuse("umount", "--lazy", renamed.path)
+    assert has_ended(renamed.pid)
+
+
+def test_run_and_a_block_end_as_ever_when_they_rename_the_dataset(fuse: None, tmp_path: Path, backend: str) -> None:
+    dataset = tree(tmp_path / "dataset", {"a": b"A"})
+    moved = tmp_path / "moved"
+    done = MYSELF.symfuse(
+        "run", *WAYS[backend], dataset, "--", "sh", "-c", f"mv {dataset} {moved}; exit 3", check=False
+    )
+    assert done.returncode == 3
+    assert "internal" not in done.stderr
+    with symfuse.mounted(moved, **KEYWORDS[backend]) as path:
+        moved.rename(dataset)
+    assert not os.path.exists(path)
