@@ -37,6 +37,8 @@ NUMBER = struct.Struct("<I")
 SIZE_SHIFT, SIZE_MASK = 16, (1 << 14) - 1
 #: More than any packet.
 PACKET_BYTES = 1 << 16
+#: The name of a process that asks.
+NAME = "symfuse-probe"
 #: How long after the deadline the alarm comes.
 GRACE_S = 2
 
@@ -48,7 +50,7 @@ def main(arguments: list[str]) -> None:
         signal.signal(number, signal.SIG_DFL)
     seconds, question, *rest = arguments
     with open("/proc/self/comm", "wb") as name:  # what `umount` says where a probe that hangs keeps the mount busy
-        name.write(b"symfuse-probe")
+        name.write(NAME.encode())
     signal.alarm(int(float(seconds)) + GRACE_S)
     try:
         if question == RESOLVE:

@@ -11,6 +11,7 @@ import errno
 import os
 import re
 import stat
+import time
 from collections.abc import Iterator
 
 from symfuse import libc, process
@@ -20,13 +21,15 @@ from symfuse.fuse import kernelmount
 from symfuse.mounts import live, stack, table
 from symfuse.mounts.claim import Claim, guarded
 from symfuse.mounts.holders import holders
-from symfuse.mounts.probe import mount_of
+from symfuse.mounts.probe import NAME, mount_of
 from symfuse.mounts.table import MountEntry, State
 
 #: How long a server may take to end after its mount is gone. Measured: 10 ms.
 END_TIMEOUT_S = 10.0
 #: The same after a lazy unmount, when it may have to serve its last users for hours.
 LAZY_END_TIMEOUT_S = 1.0
+#: How long `symfuse status` of others is waited for that holds a mount open. Its questions take milliseconds.
+QUESTION_S = 2.0
 #: Holders named in an error; more would not fit into a line.
 MAX_NAMED = 5
 #: What `session.place` makes: the number is the process whose mount it is.
@@ -201,7 +204,7 @@ def _unmount(mount: MountEntry, *, lazy: bool) -> None:
     if (over := table.over(now)) is not None:
         raise _hidden(now, over)
     try:
-        take_away(now, lazy=lazy)
+        _take_away_unasked(now, lazy=lazy)
     except OSError as error:
         if error.errno == errno.EBUSY:
             raise _busy(now) from error
@@ -209,6 +212,27 @@ def _unmount(mount: MountEntry, *, lazy: bool) -> None:
         if table.find_again(now) is None:
             raise NotMounted(f"nothing is mounted at {name} any more") from error
         raise MountpointError(f"{name} cannot be unmounted ({error.strerror})", "try it as root") from error
+
+
+def _take_away_unasked(mount: MountEntry, *, lazy: bool) -> None:
+    """`take_away`, when nobody's `symfuse status` holds the mount open: each does so for a moment."""
+    deadline = time.monotonic() + QUESTION_S
+    while True:
+        try:
+            take_away(mount, lazy=lazy)
+            return
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > deadline or _is_in_use(mount):
+                raise
+        time.sleep(0.01)
+
+
+def _is_in_use(mount: MountEntry) -> bool:
+    return bool(_mounted_on(mount)) or any(holder.name != NAME for holder in holders(mount))
+
+
+def _mounted_on(mount: MountEntry) -> list[bytes]:
+    return [other.mountpoint for other in table.mounts() if other.parent_id == mount.mount_id]
 
 
 def take_away(mount: MountEntry, *, lazy: bool) -> None:
@@ -241,7 +265,7 @@ def _others(mount: MountEntry) -> MountpointError:
 
 def _busy(mount: MountEntry) -> MountBusy:
     name = os.fsdecode(mount.mountpoint)
-    above = [other.mountpoint for other in table.mounts() if other.parent_id == mount.mount_id]
+    above = _mounted_on(mount)
     if above:
         return MountBusy(f"{name} is busy: {os.fsdecode(above[0])} is mounted on it", "unmount that first")
     found = [str(holder) for holder in holders(mount)]

@@ -247,7 +247,11 @@ def test_one_dataset_at_two_places(symfuse_mount: MountMaker, dataset: Path) -> 
 HOLD = """
 import ctypes, os, sys
 how, path = sys.argv[1:]
-if how == "working directory":
+if how == "question":
+    with open("/proc/self/comm", "w") as name:
+        name.write("symfuse-probe")
+    root = os.open(path, os.O_RDONLY)
+elif how == "working directory":
     os.chdir(path)
 elif how == "open file":
     file = open(os.path.join(path, "cat/1.jpg"), "rb")
@@ -285,6 +289,18 @@ def test_umount_of_a_busy_mount_names_who_holds_it(symfuse_mount: MountMaker, cl
         assert "--lazy" in done.stderr
         assert mount.is_mounted()
     mount.umount()
+
+
+def test_umount_waits_while_somebody_asks_for_the_status(symfuse_mount: MountMaker, clean: Path) -> None:
+    mount = symfuse_mount(clean)
+    with holder("question", mount.path):
+        running = subprocess.Popen(
+            [sys.executable, "-m", "symfuse", "umount", mount.path], env={**os.environ, **MYSELF.environment}
+        )
+        with pytest.raises(subprocess.TimeoutExpired):
+            running.wait(1)
+    assert running.wait(60) == 0
+    assert not mount.is_mounted()
 
 
 def test_lazy_umount_detaches_now_and_ends_with_the_last_user(symfuse_mount: MountMaker, clean: Path) -> None:
