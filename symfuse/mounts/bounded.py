@@ -7,10 +7,15 @@ process. A child that waits so is left behind, and ends when the server does. Me
 from __future__ import annotations
 
 import contextlib
+import errno
+import math
 import os
+import select
+import signal
 import subprocess
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from symfuse import child
@@ -54,6 +59,34 @@ def ask(
         _abandon(process)
         raise
     return list(_reports(said))
+
+
+def in_child(work: Callable[[], bytes], *, timeout_s: float | None) -> bytes:
+    """What `work` returns, done by a fork of this process, which must have no other threads.
+
+    Errors: TimeoutError.
+    """
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(reader)
+            with open(writer, "wb") as pipe:
+                pipe.write(work())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    said = bytearray()
+    until_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
+    with open(reader, "rb", buffering=0) as pipe:
+        while select.select([pipe], [], [], None if timeout_s is None else max(0.0, until_s - time.monotonic()))[0]:
+            piece = pipe.read(1 << 16)
+            if not piece:
+                os.waitpid(pid, 0)
+                return bytes(said)
+            said += piece
+    os.kill(pid, signal.SIGKILL)  # it ends when the storage answers
+    raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
 
 
 def _abandon(process: subprocess.Popen[bytes]) -> None:
