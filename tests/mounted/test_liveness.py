@@ -61,6 +61,7 @@ def states(*paths: Path) -> list[str]:
 @as_root
 def test_status_shows_every_state_and_one_delays_no_other(symfuse_mount: MountMaker, dataset: Path) -> None:
     alive, slow, slower, dead, hidden = (symfuse_mount(dataset) for _ in range(5))
+    dead.expect_in_log("ended without unmounting")
     os.kill(dead.pid, signal.SIGKILL)
     assert has_ended(dead.pid)
     subprocess.run(["mount", "-t", "tmpfs", "none", hidden.path], check=True)
