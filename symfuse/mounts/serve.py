@@ -143,15 +143,17 @@ class MountServer:
     def _find(self, mountpoint: bytes) -> MountEntry:
         """The mount that we have just made there, even if others are there by now. Errors: MountpointError."""
         there = [mount for mount in table.symfuse_mounts() if mount.mountpoint == mountpoint]
+        connections = _connections()
         if self._place is not None and mountpoint == self._request.mountpoint:
             ours = [mount for mount in there if mount.place == self._place.path]
+        elif connections:
+            ours = [mount for mount in there if mount.device in connections]
         else:
-            connections = _connections()
-            ours = [mount for mount in there if mount.device in connections] if connections else there
-        if len(ours) != 1:
-            what = "taken away at once" if not ours else "mounted by somebody else at the same time"
-            raise MountpointError(f"{os.fsdecode(mountpoint)} was {what}", "see symfuse status")
-        return ours[0]
+            ours = there if len(there) == 1 else []
+        if not ours:
+            raise MountpointError(f"the mount at {os.fsdecode(mountpoint)} is not ours", "see symfuse status")
+        # A shared mountpoint can show a copy of the mount below itself: the one on the directory is meant.
+        return next((mount for mount in ours if self._claim is not None and self._claim.holds(mount)), ours[-1])
 
     def _backend(self, view: View) -> Callable[[Callable[[], None]], None]:
         request = self._request
