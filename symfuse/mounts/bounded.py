@@ -110,7 +110,7 @@ def _reports(said: bytes) -> Iterator[Report]:
 
 
 def real_path(path: bytes, *, timeout_s: float = ANSWER_TIMEOUT_S) -> bytes:
-    """`os.path.realpath` of an absolute path. Errors: MountpointError, when a file system on the way to it hangs."""
+    """The real path that an absolute one leads to. Errors: MountpointError, when a file system on the way hangs."""
     try:
         reports = ask(probe.RESOLVE, path, timeout_s=timeout_s)
         if reports and reports[-1].kind == probe.FAILED:
