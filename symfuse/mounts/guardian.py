@@ -60,7 +60,7 @@ class Guardian:
         try:
             with theirs:
                 self._process = subprocess.Popen(
-                    [child.python(), "-P", "-S", "-m", "symfuse.mounts.guardian", mountpoint],
+                    [child.python(), "-P", "-S", "-X", "utf8", "-m", "symfuse.mounts.guardian", mountpoint],
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL if is_silent else None,
@@ -77,7 +77,10 @@ class Guardian:
         return self._socket.fileno()
 
     def watch(self, connection: int, roots: Iterable[int]) -> None:
-        """Guard the mount of this descriptor of /dev/fuse; `roots` are the nodeids by which its root is known."""
+        """Guard the mount of this descriptor of /dev/fuse; `roots` are the nodeids by which its root is known.
+
+        Errors: OSError when it cannot be handed over.
+        """
         known = tuple(roots)
         with contextlib.suppress(ConnectionError):  # it has ended; our descriptor says so, too
             socket.send_fds(self._socket, [struct.pack(f"<{len(known)}Q", *known)], [connection])
@@ -92,14 +95,14 @@ class Guardian:
         return self._process.wait()
 
 
-def find_connection() -> int | None:
-    """This process's descriptor of /dev/fuse, whoever opened it: libfuse keeps its own to itself."""
+def find_connection() -> int:
+    """This process's descriptor of /dev/fuse, whoever opened it: libfuse keeps its own to itself. Errors: OSError."""
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):  # the listing's own descriptor
             status = os.fstat(int(name))
             if stat.S_ISCHR(status.st_mode) and status.st_rdev == FUSE_DEVICE:
                 return int(name)
-    return None
+    raise OSError(errno.ENOENT, "no descriptor of /dev/fuse")
 
 
 # -- the guardian's own process --------------------------------------------------------------------------------------
