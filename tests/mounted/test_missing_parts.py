@@ -64,8 +64,12 @@ OPTIONAL = {
     "a terminal": without_modules("termios", "readline", "_curses", "curses", "tty"),
     "multiprocessing": without_modules("_multiprocessing", "_posixshmem"),
 }
-#: Without these, libfuse 2 cannot be loaded.
-NEEDS_CTYPES = {"pidfd_open and ctypes", "dynamic loading"}
+#: Who mounts how, and what they lack. The ways to the kernel differ where Python starts and ends processes.
+MOUNTS = [
+    *((user, "kernel", part) for user in ("root", "user") for part in OPTIONAL),
+    *((user, "fusepy", "pidfd_open and memfd_create") for user in ("root", "user")),
+    ("root", "stacked", "pidfd_open and memfd_create"),
+]
 
 
 def with_python(user: User, directory: Path, prelude: str) -> User:
@@ -92,14 +96,8 @@ def dataset(user: User) -> Path:
     )
 
 
-@pytest.mark.parametrize("part", OPTIONAL)
-def test_a_mount_of_a_python_without(
-    user: User, dataset: Path, backend: str, symfuse_mount: MountMaker, part: str
-) -> None:
-    if backend == "fusepy" and part in NEEDS_CTYPES:
-        pytest.skip("fusepy is made of ctypes")
-    if backend == "stacked" and (part in NEEDS_CTYPES or user.uid is not None):
-        pytest.skip("an overlay is mounted by system calls, and by root")
+@pytest.mark.parametrize(("user", "backend", "part"), MOUNTS, indirect=["user", "backend"])
+def test_a_mount_of_a_python_without(user: User, dataset: Path, symfuse_mount: MountMaker, part: str) -> None:
     user = with_python(user, user.home, OPTIONAL[part])
     at = user.home / "mnt"
     at.mkdir()
@@ -231,6 +229,7 @@ ENVIRONMENTS = [
 ]
 
 
+@pytest.mark.parametrize("backend", ["kernel"], indirect=True)
 @pytest.mark.parametrize("variables", ENVIRONMENTS, ids="+".join)
 def test_a_users_environment_changes_nothing(
     tmp_path: Path, symfuse_mount: MountMaker, variables: dict[str, str]
@@ -248,6 +247,7 @@ def test_a_users_environment_changes_nothing(
         assert not re.search("Warning|Traceback", said.stderr)
 
 
+@pytest.mark.parametrize("backend", ["kernel"], indirect=True)
 def test_the_server_is_not_told_how_to_run_another_program(
     tmp_path: Path, symfuse_mount: MountMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
