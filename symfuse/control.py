@@ -138,12 +138,12 @@ class Control:
                 return PART + self._long.part(question)
             answer = encode({"ok": self._answer(command, question)})
         except SymfuseError as error:
-            answer = _in_band(error)
+            answer = in_band(error)
         except OSError as error:
-            answer = _in_band(SymfuseError(f"the dataset cannot be read ({error.strerror})", "see its file system"))
+            answer = in_band(SymfuseError(f"the dataset cannot be read ({error.strerror})", "see its file system"))
         except Exception as error:
             log.exception("a question was not answered")
-            answer = _in_band(SymfuseError(f"internal error: {type(error).__name__}", "see the log of the mount"))
+            answer = in_band(SymfuseError(f"internal error: {type(error).__name__}", "see the log of the mount"))
         return answer if len(answer) <= BUFFER_BYTES else encode({"long": self._long.keep(answer)})
 
     def _answer(self, command: int, question: Message) -> Message:
@@ -232,7 +232,8 @@ def _path(question: Message) -> bytes:
     return name
 
 
-def _in_band(error: SymfuseError) -> bytes:
+def in_band(error: SymfuseError) -> bytes:
+    """An error as an answer."""
     return encode({"error": {"kind": error.status.name.lower(), "message": error.cause, "cure": error.cure}})
 
 

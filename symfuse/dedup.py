@@ -80,14 +80,14 @@ class Deduplicator:
         if conflict:
             split = conflict[0].label.split
             others = [copy for copy in copies if copy.label.category is not None and copy.label.split == split]
-            self._view.report(Finding.CONFLICT, _nodeids(conflict, others))
+            self._view.report(Finding.CONFLICT, _nodeids(conflict, others), named=len(conflict))
         splits: dict[bytes, Copy] = {}
         for copy in copies:
             if copy.label.split is not None:
                 splits.setdefault(copy.label.split, copy)
         if len(splits) > 1:
             others = [copy for copy in copies if copy.label.split is not None]
-            self._view.report(Finding.LEAK, _nodeids(splits.values(), others))
+            self._view.report(Finding.LEAK, _nodeids(splits.values(), others), named=len(splits))
 
     def _conflict(self, copies: Iterable[Copy]) -> list[Copy]:
         """A copy from each class of a split that has several of them, if there is such a split."""
@@ -129,5 +129,5 @@ class Deduplicator:
 
 
 def _nodeids(first: Iterable[Copy], others: Iterable[Copy]) -> list[int]:
-    """The nodeids of copies, each once; those of the first are what an example names."""
+    """The nodeids of copies, each once; those of the first stand at the beginning."""
     return list(dict.fromkeys(copy.nodeid for copy in (*first, *others)))

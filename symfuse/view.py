@@ -41,6 +41,10 @@ PLACE_BITS = 32
 PLACE_MASK = (1 << PLACE_BITS) - 1
 #: A directory is emptied when so much of what it could show is hidden for its problems.
 NEARLY_ALL = 0.9
+#: Choices that empty nothing, for nobody expects to see what they hide.
+ALWAYS_MEANT = frozenset({Kind.DOT_ENTRY, Kind.DIR_LINK, Kind.NOT_UTF8})
+#: What is hidden for another file; of a hundred copies one is enough.
+SAME_IMAGE = frozenset({Kind.DUPLICATE, Kind.LEAK, Kind.CONFLICT})
 #: Why a whole directory may be missing; what leads back to itself (a cycle, a loop) is none.
 LOSSES = frozenset({Kind.DANGLING, Kind.OUTSIDE, Kind.UNREADABLE})
 #: Links remembered, one for each directory, whose store may be absent, or not allowed.
@@ -406,11 +410,22 @@ class View:
     def conclude(self, hints: Iterable[str] = ()) -> None:
         """All is frozen: judge the dataset as a whole, and add what may be behind all that is hidden."""
         with self._lock:
+            for number in range(ROOT_NODEID, len(self._directories)):
+                self._judge_what_is_left(number)
             progress = self._progress
             progress.hints = list(dict.fromkeys([*progress.hints, *hints]))
             is_emptied = progress.problems and progress.problems >= NEARLY_ALL * (progress.files + progress.problems)
             if is_emptied and (Finding.EMPTIED, [ROOT_NODEID]) not in self._findings:
                 self._report(Finding.EMPTIED, [ROOT_NODEID])
+
+    def _judge_what_is_left(self, number: int) -> None:
+        """Say of a directory that it was emptied by what was hidden after it was frozen. Called with _lock held."""
+        directory, table = self._directories[number], self._tables[number]
+        if table is None or not directory.is_frozen or directory.absent.kinds is None:
+            return
+        is_emptied = _is_emptied(table, [*table.problems.items(), *directory.absent.items()])
+        if is_emptied and (Finding.EMPTIED, [number]) not in self._findings:
+            self._report(Finding.EMPTIED, [number])
 
     def samples(self, kind: Kind) -> list[tuple[bytes, bytes]]:
         """Some links hidden as dangling or outside, of different directories: its real path, and the name there."""
@@ -430,10 +445,13 @@ class View:
             wanted = self._progress.wants_example(kind)  # the path of each of a million would take its time
             self._progress.note(kind, os.path.join(self._shown_path(directory), table.name(place)) if wanted else None)
 
-    def report(self, finding: Finding, nodeids: Iterable[int]) -> None:
-        """Count an image that is shown though something is wrong with it; `nodeids` are those of its copies."""
+    def report(self, finding: Finding, nodeids: Iterable[int], *, named: int | None = None) -> None:
+        """Count an image that is shown though something is wrong with it; `nodeids` are those of its copies.
+
+        An example names only the first `named` of them.
+        """
         with self._lock:
-            self._report(finding, list(nodeids))
+            self._report(finding, list(nodeids), named)
 
     def _withdraw(self, finding: Finding, nodeid: int) -> None:
         """A finding about a single entry no longer holds, if there was one. Called with _lock held."""
@@ -449,10 +467,10 @@ class View:
         assert table is not None, "a finding in a directory that is not frozen"
         return os.path.join(self._shown_path(self._directories[number]), table.name(place))
 
-    def _report(self, finding: Finding, nodeids: list[int]) -> None:
+    def _report(self, finding: Finding, nodeids: list[int], named: int | None = None) -> None:
         """Called with _lock held."""
         self._findings.add(finding, nodeids)
-        self._progress.report(finding, map(self._name_of, nodeids))
+        self._progress.report(finding, map(self._name_of, nodeids[:named]))
 
     def found(self) -> Iterator[tuple[Finding, list[bytes]]]:
         """Every finding, and the paths of all that it is about."""
@@ -668,6 +686,8 @@ def _numbers(identity: Identity) -> tuple[int, int]:
 
 
 def _is_emptied(table: Table, hidden: list[tuple[int, Kind]]) -> bool:
-    """True when nearly all that a directory could show is hidden for its problems."""
-    problems = sum(not kind.is_choice for _place, kind in hidden)
-    return problems > 0 and problems >= NEARLY_ALL * (len(table) - len(hidden) + problems)
+    """True when nearly all that a directory could show is hidden for its problems, or all for that and for others."""
+    kinds = [kind for _place, kind in hidden if kind not in ALWAYS_MEANT]
+    problems = sum(kind not in SAME_IMAGE for kind in kinds)
+    shown = len(table) - len(hidden)
+    return bool(kinds) and (shown == 0 or (problems > 0 and problems >= NEARLY_ALL * (shown + len(kinds))))

@@ -13,10 +13,10 @@ from symfuse.cli.options import as_path
 from symfuse.cli.output import complain, listed_lines, say
 from symfuse.control import Message
 from symfuse.dataset import Dataset
-from symfuse.errors import ExitStatus, MountpointError, NotMounted, SourceError, UsageError
+from symfuse.errors import ExitStatus, MountpointError, NotMounted, SourceError, SymfuseError, UsageError
 from symfuse.explain import explain, hidden_below
 from symfuse.mounts import channel, live, table
-from symfuse.mounts.bounded import real_path
+from symfuse.mounts.bounded import in_child, real_path
 from symfuse.mounts.request import absolute
 from symfuse.mounts.table import MountEntry, is_within
 from symfuse.policy import Policy
@@ -85,7 +85,7 @@ def _others(path: bytes) -> list[MountEntry]:
 
 def _below(directory: bytes, literal: bytes, real: bytes) -> bytes:
     """The path relative to a directory, which may itself be named through links. Errors: UsageError."""
-    for name, root in ((literal, directory), (real, os.path.realpath(directory))):
+    for name, root in ((literal, directory), (real, real_path(directory))):
         if is_within(name, root):
             return os.path.relpath(name, root)
     raise UsageError(f"{os.fsdecode(literal)} is not in {os.fsdecode(directory)}", "name the dataset that it is in")
@@ -121,18 +121,30 @@ def _ask(mount: MountEntry, relative: bytes, question: int) -> tuple[str, Messag
 
 
 def _look(root: bytes, relative: bytes, question: int) -> tuple[str, Message]:
-    """What a mount without options would show. Errors: SourceError."""
+    """What a mount without options would show, looked at by a child process. Errors: SourceError."""
+    timeout_s = None if question == control.HIDDEN else ANSWER_TIMEOUT_S  # to read a whole dataset may take its time
+    name = os.fsdecode(root)
     try:
-        view = View(Dataset(root, Policy()))
-    except OSError as error:
-        raise SourceError(f"{os.fsdecode(root)} cannot be read ({error.strerror})", "see its permissions") from error
-    with contextlib.closing(view):
-        if question == control.HIDDEN:
+        said = in_child(lambda: _answer(root, relative, question), timeout_s=timeout_s)
+    except TimeoutError:
+        raise SourceError(f"the storage of {name} does not respond", "see the file systems it lies on") from None
+    return f"the dataset {name}", control.ask(lambda _command, _payload: said, question)
+
+
+def _answer(root: bytes, relative: bytes, question: int) -> bytes:
+    """As the server of a mount would answer."""
+    try:
+        with contextlib.closing(View(Dataset(root, Policy()))) as view:
+            if question == control.WHY:
+                return control.encode({"ok": explain(view, relative).as_dict()})
             view.freeze_all()
-            answer = hidden_below(view, relative)
-        else:
-            answer = explain(view, relative).as_dict()
-    return f"the dataset {os.fsdecode(root)}", answer
+            return control.encode({"ok": hidden_below(view, relative)})
+    except SymfuseError as error:
+        return control.in_band(error)
+    except OSError as error:
+        return control.in_band(SourceError(f"{os.fsdecode(root)} cannot be read ({error.strerror})", "see findmnt"))
+    except Exception as error:
+        return control.in_band(SymfuseError(f"internal error: {type(error).__name__}: {error}", "please report it"))
 
 
 def _show(path: str, where: str, explanation: Message) -> None:

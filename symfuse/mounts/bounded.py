@@ -7,10 +7,15 @@ process. A child that waits so is left behind, and ends when the server does. Me
 from __future__ import annotations
 
 import contextlib
+import errno
+import math
 import os
+import select
+import signal
 import subprocess
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from symfuse import child
@@ -56,6 +61,34 @@ def ask(
     return list(_reports(said))
 
 
+def in_child(work: Callable[[], bytes], *, timeout_s: float | None) -> bytes:
+    """What `work` returns, done by a fork of this process, which must have no other threads.
+
+    Errors: TimeoutError.
+    """
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(reader)
+            with open(writer, "wb") as pipe:
+                pipe.write(work())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    said = bytearray()
+    until_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
+    with open(reader, "rb", buffering=0) as pipe:
+        while select.select([pipe], [], [], None if timeout_s is None else max(0.0, until_s - time.monotonic()))[0]:
+            piece = pipe.read(1 << 16)
+            if not piece:
+                os.waitpid(pid, 0)
+                return bytes(said)
+            said += piece
+    os.kill(pid, signal.SIGKILL)  # it ends when the storage answers
+    raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+
+
 def _abandon(process: subprocess.Popen[bytes]) -> None:
     """It may have to wait for hours yet; when it ends, somebody must take note."""
     process.kill()
@@ -77,7 +110,7 @@ def _reports(said: bytes) -> Iterator[Report]:
 
 
 def real_path(path: bytes, *, timeout_s: float = ANSWER_TIMEOUT_S) -> bytes:
-    """`os.path.realpath` of an absolute path. Errors: MountpointError, when a file system on the way to it hangs."""
+    """The real path that an absolute one leads to. Errors: MountpointError, when a file system on the way hangs."""
     try:
         reports = ask(probe.RESOLVE, path, timeout_s=timeout_s)
         if reports and reports[-1].kind == probe.FAILED:

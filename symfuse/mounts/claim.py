@@ -70,8 +70,12 @@ class Claim:
 
     def refuse_on_top(self, mount: MountEntry) -> None:
         """Errors: MountpointError when our mount came to lie on another one instead of on the directory."""
-        if mount.parent_id != self._mount_id:
+        if not self.holds(mount):
             raise MountpointError(f"{self._name} was mounted by somebody else at the same time", "use that mount")
+
+    def holds(self, mount: MountEntry) -> bool:
+        """True for a mount that lies on the very directory."""
+        return mount.parent_id == self._mount_id
 
     def _refuse_symfuse(self) -> None:
         mounted = table.at(self._path)

@@ -43,6 +43,8 @@ MAX_DIRECTORIES = 1 << 20
 MAX_ROOTS = 8
 #: The guardian ends with its server, and by nothing else.
 IGNORED_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+#: Have the kernel forget all names, from Linux 6.16 on.
+FORGET_NAMES = abi.OUT_HEADER.pack(abi.OUT_HEADER.size, Notify.INC_EPOCH, 0)
 #: The device number of /dev/fuse. Source: Documentation/admin-guide/devices.txt
 FUSE_DEVICE = os.makedev(10, 229)
 
@@ -60,7 +62,7 @@ class Guardian:
         try:
             with theirs:
                 self._process = subprocess.Popen(
-                    [child.python(), "-P", "-S", "-m", "symfuse.mounts.guardian", mountpoint],
+                    [child.python(), "-P", "-S", "-X", "utf8", "-m", "symfuse.mounts.guardian", mountpoint],
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL if is_silent else None,
@@ -77,7 +79,10 @@ class Guardian:
         return self._socket.fileno()
 
     def watch(self, connection: int, roots: Iterable[int]) -> None:
-        """Guard the mount of this descriptor of /dev/fuse; `roots` are the nodeids by which its root is known."""
+        """Guard the mount of this descriptor of /dev/fuse; `roots` are the nodeids by which its root is known.
+
+        Errors: OSError when it cannot be handed over.
+        """
         known = tuple(roots)
         with contextlib.suppress(ConnectionError):  # it has ended; our descriptor says so, too
             socket.send_fds(self._socket, [struct.pack(f"<{len(known)}Q", *known)], [connection])
@@ -92,14 +97,14 @@ class Guardian:
         return self._process.wait()
 
 
-def find_connection() -> int | None:
-    """This process's descriptor of /dev/fuse, whoever opened it: libfuse keeps its own to itself."""
+def find_connection() -> int:
+    """This process's descriptor of /dev/fuse, whoever opened it: libfuse keeps its own to itself. Errors: OSError."""
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):  # the listing's own descriptor
             status = os.fstat(int(name))
             if stat.S_ISCHR(status.st_mode) and status.st_rdev == FUSE_DEVICE:
                 return int(name)
-    return None
+    raise OSError(errno.ENOENT, "no descriptor of /dev/fuse")
 
 
 # -- the guardian's own process --------------------------------------------------------------------------------------
@@ -111,11 +116,16 @@ def main() -> int:
         signal.signal(number, signal.SIG_IGN)
     with socket.socket(fileno=0) as server:
         roots, fds, _flags, _address = socket.recv_fds(server, MAX_ROOTS * 8, 1)
-        if fds:
-            server.recv(1)  # its end, and nothing else, is ever read here
-    if not fds or _is_over(fds[0]):
+        if not fds:  # it ended before there was a mount
+            return 0
+        messages = [FORGET_NAMES, *(_forget(nodeid) for (nodeid,) in struct.iter_unpack("<Q", roots))]
+        server.recv(1)  # its end, and nothing else, is ever read here
+        # First of all, whatever the end was like: where the server was process 1 of a container, we are killed next.
+        known = [_notify(fds[0], message) for message in messages]
+    if _is_over(fds[0]):
         return 0
-    forget(fds[0], struct.unpack(f"<{len(roots) // 8}Q", roots))
+    if not all(known):
+        forget_listings(fds[0])
     os.close(fds[0])
     _say(f"the server of {visible(sys.argv[1])} ended without unmounting: whatever is read there now fails")
     return 0
@@ -128,23 +138,22 @@ def _is_over(connection: int) -> bool:
     return bool(poll.poll(0))
 
 
-def forget(connection: int, roots: Iterable[int], *, all_at_once: bool = True) -> None:
-    """Drop what the kernel remembers of a mount: names, and the listing and attributes of its root.
-
-    `all_at_once` is what kernels before 6.16 cannot do; there listings are dropped, and names stay.
-    """
-    if all_at_once and _notify(connection, Notify.INC_EPOCH):
-        nodeids: Iterable[int] = roots
-    else:
-        nodeids = (*roots, *range(MAX_DIRECTORIES))
-    for nodeid in nodeids:
-        _notify(connection, Notify.INVAL_INODE, abi.NOTIFY_INVAL_INODE_OUT.pack(nodeid, 0, 0))
+def forget_listings(connection: int) -> None:
+    """What can be done before Linux 6.16, which cannot forget all names at once: nothing can be listed any more."""
+    for nodeid in range(MAX_DIRECTORIES):
+        _notify(connection, _forget(nodeid))
 
 
-def _notify(connection: int, code: Notify, body: bytes = b"") -> bool:
+def _forget(nodeid: int) -> bytes:
+    """Have the kernel forget attributes and contents of a node: of a directory, its listing."""
+    body = abi.NOTIFY_INVAL_INODE_OUT.pack(nodeid, 0, 0)
+    return abi.OUT_HEADER.pack(abi.OUT_HEADER.size + len(body), Notify.INVAL_INODE, 0) + body
+
+
+def _notify(connection: int, message: bytes) -> bool:
     """False when the kernel does not know such a notification."""
     try:
-        os.write(connection, abi.OUT_HEADER.pack(abi.OUT_HEADER.size + len(body), code, 0) + body)
+        os.write(connection, message)
     except OSError as error:
         return error.errno not in (errno.EINVAL, errno.ENOSYS)  # ENOENT: nothing was remembered
     return True

@@ -47,10 +47,10 @@ def prepare(request: MountRequest, report: Report, stop: threading.Event) -> Vie
             return not stop.is_set()
 
         view.freeze_all(keep_on=keep_on)
-        if not stop.is_set():
-            conclude(view, request)
         if request.policy.looks_into_files and not stop.is_set():
             _select(view, request.policy, report, stop)
+        if not stop.is_set():
+            conclude(view, request)
         refuse(view.progress(), request.policy)
     return view
 

@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 import threading
+import time
 from collections import defaultdict
 
 from symfuse.mounts import table
@@ -33,7 +34,8 @@ class Presence:
         root = os.fsdecode(self._view.dataset.root)
         missing = [os.fsdecode(path) for path in self._unmounted()]
         look = self._look()
-        if not look.done.wait(PATIENCE_S):
+        # One look that hangs costs all who ask meanwhile this once: they are answered by whoever reads the requests.
+        if not look.done.wait(max(0.0, look.begun_s + PATIENCE_S - time.monotonic())):
             return {"missing": missing, "hanging": [root]}
         return {"missing": missing if look.is_there else [root, *missing], "hanging": []}
 
@@ -71,6 +73,7 @@ class _Look:
     def __init__(self, view: View) -> None:
         self.is_there = True
         self.done = threading.Event()
+        self.begun_s = time.monotonic()
         self._view = view
         threading.Thread(target=self._run, name="presence", daemon=True).start()
 

@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import IO
+from typing import IO, NoReturn
 
 from symfuse import process, streams
 from symfuse.control import Control, Message
@@ -98,6 +98,7 @@ class MountServer:
         dead: programs that see an empty directory instead could take it for the truth.
         """
         raise_descriptor_limit()
+        threading.excepthook = _end_at_once
         with self._signals():
             self._watch()
             self._start_guardian()
@@ -143,15 +144,17 @@ class MountServer:
     def _find(self, mountpoint: bytes) -> MountEntry:
         """The mount that we have just made there, even if others are there by now. Errors: MountpointError."""
         there = [mount for mount in table.symfuse_mounts() if mount.mountpoint == mountpoint]
+        connections = _connections()
         if self._place is not None and mountpoint == self._request.mountpoint:
             ours = [mount for mount in there if mount.place == self._place.path]
+        elif connections:
+            ours = [mount for mount in there if mount.device in connections]
         else:
-            connections = _connections()
-            ours = [mount for mount in there if mount.device in connections] if connections else there
-        if len(ours) != 1:
-            what = "taken away at once" if not ours else "mounted by somebody else at the same time"
-            raise MountpointError(f"{os.fsdecode(mountpoint)} was {what}", "see symfuse status")
-        return ours[0]
+            ours = there if len(there) == 1 else []
+        if not ours:
+            raise MountpointError(f"the mount at {os.fsdecode(mountpoint)} is not ours", "see symfuse status")
+        # A shared mountpoint can show a copy of the mount below itself: the one on the directory is meant.
+        return next((mount for mount in ours if self._claim is not None and self._claim.holds(mount)), ours[-1])
 
     def _backend(self, view: View) -> Callable[[Callable[[], None]], None]:
         request = self._request
@@ -272,10 +275,13 @@ class MountServer:
             self._guard()
 
     def _guard(self) -> None:
-        connection = guardian.find_connection()
-        if self._guardian is not None and connection is not None:
-            roots = (VIEW_NODEID, ROOT_NODEID) if self._request.stack else (ROOT_NODEID,)
-            self._guardian.watch(connection, roots)
+        if self._guardian is None:
+            return
+        roots = (VIEW_NODEID, ROOT_NODEID) if self._request.stack else (ROOT_NODEID,)
+        try:
+            self._guardian.watch(guardian.find_connection(), roots)
+        except OSError as error:
+            log.warning("nobody would notice the death of this server: its guardian cannot be told (%s)", error)
 
     def _on_guardian(self) -> bool:
         """It has ended before us. One that was killed is replaced."""
@@ -492,6 +498,13 @@ def _device_fds() -> Iterator[int]:
         with contextlib.suppress(OSError):
             if os.readlink(f"/proc/self/fd/{name}") == kernelmount.DEVICE:
                 yield int(name)
+
+
+def _end_at_once(failed: threading.ExceptHookArgs) -> NoReturn:
+    """A thread has failed as none may: whoever waits for it would wait for ever. A dead server is noticed."""
+    error = failed.exc_value or failed.exc_type()
+    log.critical("a thread of the server has failed, which ends it", exc_info=error)
+    os._exit(ExitStatus.INTERNAL)
 
 
 def _stack_depth(path: bytes) -> int:

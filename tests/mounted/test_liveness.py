@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ from tests.support.mounting import MYSELF, TIMEOUT_S, User, has_ended
 from tests.support.trees import tree
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount other file systems")
+
+SYMFUSE = (sys.executable, "-m", "symfuse")
 
 #: No command takes longer than two questions that are not answered, on a busy machine.
 LIMIT_S = 2 * ANSWER_TIMEOUT_S + 10
@@ -61,6 +64,7 @@ def states(*paths: Path) -> list[str]:
 @as_root
 def test_status_shows_every_state_and_one_delays_no_other(symfuse_mount: MountMaker, dataset: Path) -> None:
     alive, slow, slower, dead, hidden = (symfuse_mount(dataset) for _ in range(5))
+    dead.expect_in_log("ended without unmounting")
     os.kill(dead.pid, signal.SIGKILL)
     assert has_ended(dead.pid)
     subprocess.run(["mount", "-t", "tmpfs", "none", hidden.path], check=True)
@@ -79,9 +83,13 @@ def test_status_shows_every_state_and_one_delays_no_other(symfuse_mount: MountMa
 
 def test_of_a_stopped_server_everything_is_told_in_time(symfuse_mount: MountMaker, dataset: Path) -> None:
     mount = symfuse_mount(dataset)
+    link = dataset.with_name("link")
+    link.symlink_to(mount.path)
     with stopped(mount.pid):
         commands: list[tuple[list[str | Path], ExitStatus]] = [
             (["status", mount.path], ExitStatus.OK),
+            (["status", link], ExitStatus.OK),
+            (["umount", link], ExitStatus.BUSY),
             (["why", mount.path / "d/a"], ExitStatus.NOT_MOUNTED),
             (["umount", mount.path], ExitStatus.BUSY),
             (["mount", dataset, mount.path], ExitStatus.MOUNTPOINT),
@@ -150,6 +158,10 @@ def test_a_server_whose_storage_hangs_is_alive(symfuse_mount: MountMaker, source
                 json.loads(MYSELF.symfuse("status", "--json", mount.path, timeout=LIMIT_S).stdout)["pid"] == mount.pid
             )
             busy = MYSELF.symfuse("umount", mount.path, check=False, timeout=LIMIT_S)
+            with subprocess.Popen([*SYMFUSE, "why", mount.path / "a"], stdout=subprocess.DEVNULL) as asking:
+                time.sleep(0.5)  # it hangs by then, or soon
+                asking.kill()
+                assert asking.wait(5) == -signal.SIGKILL, "nobody who asks is kept from ending"
             assert busy.returncode == ExitStatus.BUSY
             assert f"used by cat (process {cat.pid}, open file)" in busy.stderr
             MYSELF.symfuse("umount", "--lazy", mount.path, timeout=LIMIT_S)

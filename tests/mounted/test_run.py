@@ -17,7 +17,7 @@ import pytest
 
 from symfuse.errors import ExitStatus
 from tests.conftest import missing
-from tests.support.mounting import MYSELF, TIMEOUT_S, WAYS, Run, has_ended, mounts
+from tests.support.mounting import MYSELF, TIMEOUT_S, WAYS, Run, User, has_ended, mounts
 from tests.support.trees import tree
 
 pytestmark = pytest.mark.usefixtures("fuse")
@@ -114,6 +114,23 @@ def test_a_command_that_ignores_sigterm_is_killed(dataset: Path, tmp_path: Path)
         assert process.wait(TIMEOUT_S) == ExitStatus.RUN_FAILED
         assert nothing_is_left(dataset, place)
         os.killpg(process.pid, signal.SIGKILL)  # what the shell had started
+
+
+def test_a_thread_that_fails_ends_the_server_and_hangs_nobody(dataset: Path, tmp_path: Path) -> None:
+    patch = (
+        "import sys\n"
+        "if 'symfuse.mounts.serve' in sys.orig_argv:\n"
+        "    from symfuse.fuse.workers import RequestLoop\n"
+        "    RequestLoop._finish = lambda *_: 1 / 0\n"
+    )
+    tree(tmp_path, {"site": {"sitecustomize.py": patch.encode()}})
+    path = f"{tmp_path / 'site'}:{MYSELF.environment['PYTHONPATH']}"
+    user = User(environment={**MYSELF.environment, "PYTHONPATH": path})
+    done = user.symfuse("run", dataset, "--", "cat", "{}/cat/1.jpg", check=False)
+    assert done.returncode == ExitStatus.RUN_FAILED
+    assert "ended too early (status 1)" in done.stderr
+    assert "ZeroDivisionError" in done.stderr
+    assert os.fsencode(dataset) not in mounts().values()
 
 
 def test_a_command_that_ends_well_on_a_dead_mount_does_not_pass(dataset: Path) -> None:

@@ -175,6 +175,19 @@ def test_a_real_path_is_what_the_kernel_makes_of_it(tmp_path: Path) -> None:
     assert bounded.real_path(os.fsencode(tmp_path / "link")) == expected
     assert bounded.real_mountpoint(os.fsencode(tmp_path / "link/../link")) == expected
     assert bounded.real_mountpoint(b"//" + os.fsencode(tmp_path / "link")) == expected
+    assert probe.resolve(os.fsencode(tmp_path / "link/gone/../../link/x")) == os.path.join(expected, b"x")
+
+
+def test_a_real_path_is_that_of_the_standard_library(tmp_path: Path) -> None:
+    (tmp_path / "a/b").mkdir(parents=True)
+    for name, text in (("up", "a/b/.."), ("abs", str(tmp_path / "a")), ("a/b/back", "../../up"), ("gone", "no/where")):
+        (tmp_path / name).symlink_to(text)
+    for path in ("up", "abs/b/back/b", "gone", "a/./b//back", "../" + tmp_path.name, "abs/../up/b/../b"):
+        asked = os.fsencode(tmp_path / "x/..") + b"/" + os.fsencode(path)
+        assert probe.resolve(asked) == os.path.realpath(asked)
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(MountpointError, match="Too many levels"):
+        bounded.real_mountpoint(os.fsencode(tmp_path / "loop"))
 
 
 def test_a_machine_that_starts_no_process_is_an_answer(

@@ -74,6 +74,22 @@ def test_nine_in_ten_entries_are_nearly_all(tmp_path: Path) -> None:
     assert len(list(view.hidden_entries())) == 18
 
 
+def test_what_dedup_and_broken_images_leave_empty_is_emptied(tmp_path: Path) -> None:
+    copies: dict[Name, Entry] = {f"{number:02}": b"x" for number in range(20)}
+    names: dict[Name, Entry] = {"copies": copies, "leaked": {"a": b"", "b": b""}, "broken": copies}
+    view = View(Dataset(os.fsencode(tree(tmp_path / "d", names)), Policy()))
+    view.freeze_all()
+    nodeids = {view.path(nodeid): nodeid for nodeid, *_ in view.files()}
+    shown = nodeids[b"copies/00"]
+    for path, nodeid in nodeids.items():
+        kind = {b"c": Kind.DUPLICATE, b"l": Kind.LEAK, b"b": Kind.BROKEN}[path[:1]]
+        if path not in (b"copies/00", b"broken/00", b"broken/01"):
+            view.hide(nodeid, kind, stand_in=shown)
+    view.conclude()
+    assert emptied(view) == [b"broken", b"leaked"]
+    assert (Kind.LEAK, b"leaked/a", b"copies/00") in list(view.hidden_entries())
+
+
 def test_a_dataset_is_judged_as_a_whole(tmp_path: Path) -> None:
     few: dict[Name, Entry] = {f"{number:02}": link("no") for number in range(8)}
     many: dict[Name, Entry] = {f"{number:03}": link("no") for number in range(100)}

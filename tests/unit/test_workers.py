@@ -161,7 +161,7 @@ class Model(RuleBasedStateMachine):
         if self.is_over():
             return
         reads = len(self.those("read")) + self.tokens
-        replaceable = self.those("choose", "watched") and self.pool.idle
+        replaceable = (self.those("choose") or self.pool.watched) and self.pool.idle
         alone = len(self.threads) == 1 and self.was_refused
         assert reads or replaceable or alone
 
@@ -181,7 +181,7 @@ class Model(RuleBasedStateMachine):
         if self.is_over():
             return
         unanswered = {unique for unique in self.read if not self.answers[unique]}
-        assert self.pool.pending.keys() == unanswered
+        assert self.pool.pending.keys() == unanswered >= self.pool.backlog.keys()
         at_work = {self.threads[number].unique for number in self.those("choose", "watched", "busy")}
         assert unanswered <= at_work | self.pool.backlog.keys()
         assert not at_work & self.pool.backlog.keys()
