@@ -42,17 +42,18 @@ class Presence:
     def _unmounted(self) -> list[bytes]:
         """Where file systems of sources were mounted that are mounted there no more. What is new is remembered.
 
-        A device's number alone would not do: the next file system may get it. A device that the table of mounts does
-        not name (a btrfs subvolume's) is not judged.
+        By place and not by device number: the next file system may get the number, and the same one another when it is
+        mounted again. A device that the table of mounts does not name (a btrfs subvolume's) is not judged.
         """
         mounted: defaultdict[int, set[bytes]] = defaultdict(set)
         for entry in table.mounts():
             mounted[entry.device].add(entry.mountpoint)
+        places_now = set().union(*mounted.values())
         with self._lock:
             for device in self._view.devices():
                 if device in mounted:
                     self._mountpoints.setdefault(device, mounted[device])
-            gone = [places for device, places in self._mountpoints.items() if not places & mounted[device]]
+            gone = [places for places in self._mountpoints.values() if not places & places_now]
         return sorted(min(places) for places in gone)
 
     def remember(self) -> None:
