@@ -116,12 +116,14 @@ def test_a_mapped_file_outlives_its_descriptor(symfuse_mount: MountMaker, datase
 
 
 @as_root
-def test_reading_leaves_no_access_times_behind(symfuse_mount: MountMaker, dataset: Path) -> None:
-    mount = symfuse_mount(dataset, *PASSTHROUGH)
-    mount.dataset_may_change()  # its ctimes, here
-    sources = [dataset / f"store/{number:03}" for number in range(FILES)]
+def test_reading_leaves_no_access_times_behind(symfuse_mount: MountMaker, tmp_path: Path) -> None:
+    # Outside the dataset, which is read before it is mounted to see that it stays what it was.
+    store = tree(tmp_path / "store", {f"{number:03}.png": bytes([number]) * SIZE for number in range(FILES)})
+    sources = [store / f"{number:03}.png" for number in range(FILES)]
     for source in sources:
         os.utime(source, ns=(10**18, source.stat().st_mtime_ns))
+    links: dict[Name, Entry] = {source.name: link(str(source)) for source in sources}
+    mount = symfuse_mount(tree(tmp_path / "dataset", {"train": links}), *PASSTHROUGH)
     read_all(mount)
     with open(mount.path / "train/007.png", "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
         assert mapped[:3] == b"\7\7\7"
