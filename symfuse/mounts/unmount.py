@@ -56,6 +56,8 @@ def end(mount: MountEntry, *, lazy: bool = False) -> bool:
     found = live.look(mount)
     if found.path_hangs:
         raise MountpointError(f"{name} cannot be reached: {found.reason}", "unmount that with umount --lazy")
+    if found.state is State.ANOTHER_USER and os.geteuid() != 0:
+        raise _others(mount)
     if found.state is State.NOT_RESPONDING and not lazy:
         raise MountBusy(f"the server of {name} does not respond", "end its process, or use symfuse umount --lazy")
     if found.state is State.DEAD:
