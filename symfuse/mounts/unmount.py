@@ -128,9 +128,12 @@ def clear_own_dead() -> list[MountEntry]:
     while dead := _own_dead():  # one may have lain on another
         before = len(cleared)
         for mount in dead:
+            is_left_behind = _is_left_behind(mount)
             with guarded(mount.mountpoint), contextlib.suppress(NotMounted):
                 _unmount(mount, lazy=True)
                 cleared.append(mount)
+            if is_left_behind:
+                _remove_temporary(mount.mountpoint)
         if len(cleared) == before:
             break
     return cleared
