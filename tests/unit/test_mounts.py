@@ -295,6 +295,23 @@ def test_a_log_is_begun_again_when_it_has_grown_too_long(tmp_path: Path, monkeyp
             assert os.fstat(file.fileno()).st_size == kept
 
 
+def test_no_log_is_written_through_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    asked = MountRequest(source=b"/data", mountpoint=b"/mnt")
+    file, noted = launch._open_log(asked)
+    file.close()
+    assert noted.log is not None
+    os.unlink(noted.log)
+    (tmp_path / "victim").touch()
+    os.symlink(tmp_path / "victim", noted.log)
+    file, elsewhere = launch._open_log(asked)
+    with file:
+        file.write(b"x")
+    assert elsewhere.log not in (None, noted.log)
+    assert (tmp_path / "victim").read_bytes() == b""
+
+
 def test_the_log_falls_back_where_the_home_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = MountRequest(source=b"/data", mountpoint=b"/mnt/-rf \n" + b"x" * 300)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
