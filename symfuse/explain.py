@@ -143,18 +143,21 @@ class _Walk:
         child = view.child(number, place)
         if child is None:
             return number << PLACE_BITS | place
-        self._compare(view.directory(child).path)
+        frozen = view.directory(child).path
+        if view.table(number).subdirectories[place] is not None:
+            self._compare(frozen)
+        self._source = frozen
         return child
 
     def _compare(self, frozen: bytes) -> None:
         """Of a linked directory the mount serves the one that the link led to when it was frozen."""
-        if self._source != frozen:
-            now = f"to {os.fsdecode(self._source)}" if self._source else "nowhere"
-            self._notes.append(
-                f"the link leads {now} by now; the mount serves {os.fsdecode(frozen)}, as when it was frozen: "
-                "mount again to follow it"
-            )
-            self._source = frozen
+        if self._source == frozen or (not self._source and self._notes):  # below what is gone all links are
+            return
+        now = f"to {os.fsdecode(self._source)}" if self._source else "nowhere"
+        self._notes.append(
+            f"the link leads {now} by now; the mount serves {os.fsdecode(frozen)}, as when it was frozen: "
+            "mount again to follow it"
+        )
 
     def _what_became_of(self, nodeid: int) -> str | None:
         """Why reading a file would fail now, or None."""

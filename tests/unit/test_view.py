@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -475,6 +476,17 @@ def test_a_name_that_does_not_exist_is_explained_so(mess: View, tmp_path: Path) 
 def test_the_root_is_explained(mess: View, tmp_path: Path) -> None:
     for path in (b"", b".", b"/"):
         assert explain(mess, path).source == os.fsencode((tmp_path / "dataset").resolve())
+
+
+def test_of_a_dataset_that_moved_only_a_link_is_said_to_lead_nowhere_and_once(tmp_path: Path) -> None:
+    inner: dict[Name, Entry] = {"plain": {"second": link("../inner"), "empty": {}}, "inner": {"empty": {}}}
+    root = tree(tmp_path / "dataset", {"first": link("outer"), "outer": inner})
+    with contextlib.closing(opened(root)) as view:
+        view.freeze_all()
+        root.rename(tmp_path / "elsewhere")
+        assert explain(view, b"outer/plain/empty").notes == []
+        (note,) = explain(view, b"first/plain/second/empty").notes
+        assert note.startswith("the link leads nowhere by now")
 
 
 # -- what is hidden on request -----------------------------------------------------------------------------------------
