@@ -113,7 +113,7 @@ class Findings:
 
     def remove(self, finding: Finding, nodeid: int) -> bool:
         """Take one finding of a single nodeid back, if there is one."""
-        groups = [group for each, group in self if each is finding]
+        groups = list(self.of(finding))
         if [nodeid] not in groups:
             return False
         groups.remove([nodeid])
@@ -122,12 +122,17 @@ class Findings:
             self.add(finding, group)
         return True
 
+    def of(self, finding: Finding) -> Iterator[list[int]]:
+        """The nodeids of each, in the order they were found."""
+        begin = 0
+        for end in self._ends.get(finding, ()):
+            yield self._nodeids[finding][begin:end].tolist()
+            begin = end
+
     def __iter__(self) -> Iterator[tuple[Finding, list[int]]]:
         for finding in sorted(self._ends):
-            begin = 0
-            for end in self._ends[finding]:
-                yield finding, self._nodeids[finding][begin:end].tolist()
-                begin = end
+            for nodeids in self.of(finding):
+                yield finding, nodeids
 
 
 def warning_lines(frozen: dict[str, Any]) -> list[str]:

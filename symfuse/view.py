@@ -410,22 +410,23 @@ class View:
     def conclude(self, hints: Iterable[str] = ()) -> None:
         """All is frozen: judge the dataset as a whole, and add what may be behind all that is hidden."""
         with self._lock:
-            for number in range(ROOT_NODEID, len(self._directories)):
-                self._judge_what_is_left(number)
             progress = self._progress
             progress.hints = list(dict.fromkeys([*progress.hints, *hints]))
+            known = {nodeid for (nodeid,) in self._findings.of(Finding.EMPTIED)}
+            for number in range(ROOT_NODEID, len(self._directories)):
+                if number not in known and self._was_emptied(number):
+                    known.add(number)
+                    self._report(Finding.EMPTIED, [number])
             is_emptied = progress.problems and progress.problems >= NEARLY_ALL * (progress.files + progress.problems)
-            if is_emptied and (Finding.EMPTIED, [ROOT_NODEID]) not in self._findings:
+            if is_emptied and ROOT_NODEID not in known:
                 self._report(Finding.EMPTIED, [ROOT_NODEID])
 
-    def _judge_what_is_left(self, number: int) -> None:
-        """Say of a directory that it was emptied by what was hidden after it was frozen. Called with _lock held."""
+    def _was_emptied(self, number: int) -> bool:
+        """True for a directory that was emptied by what was hidden after it was frozen. Called with _lock held."""
         directory, table = self._directories[number], self._tables[number]
         if table is None or not directory.is_frozen or directory.absent.kinds is None:
-            return
-        is_emptied = _is_emptied(table, [*table.problems.items(), *directory.absent.items()])
-        if is_emptied and (Finding.EMPTIED, [number]) not in self._findings:
-            self._report(Finding.EMPTIED, [number])
+            return False
+        return _is_emptied(table, [*table.problems.items(), *directory.absent.items()])
 
     def samples(self, kind: Kind) -> list[tuple[bytes, bytes]]:
         """Some links hidden as dangling or outside, of different directories: its real path, and the name there."""
