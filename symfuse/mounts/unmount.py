@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 from symfuse import libc, process
 from symfuse.control import Message
-from symfuse.errors import MountBusy, MountpointError, NotMounted
+from symfuse.errors import MountBusy, MountpointError, NotMounted, SymfuseError
 from symfuse.fuse import kernelmount
 from symfuse.mounts import live, stack, table
 from symfuse.mounts.claim import Claim, guarded
@@ -155,7 +155,7 @@ def clear_left_behind() -> list[MountEntry]:
 def _clears(mountpoint: bytes) -> bool:
     try:
         return clear_dead(mountpoint)
-    except (MountpointError, NotMounted, MountBusy):
+    except SymfuseError:
         return False
 
 

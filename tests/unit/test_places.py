@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from symfuse.errors import MountpointError, NotMounted
+from symfuse.errors import FuseUnavailable, MountpointError, NotMounted
 from symfuse.mounts import bounded, claim, live, probe, table, unmount
 from symfuse.mounts.bounded import Report
 from symfuse.mounts.claim import Claim, guarded
@@ -48,6 +48,21 @@ def test_a_mount_that_was_moved_is_the_same(mounts: list[MountEntry]) -> None:
 def test_a_mount_of_the_same_number_is_another(mounts: list[MountEntry], other: dict[str, object]) -> None:
     mounts[1] = VIEW._replace(**other)  # type: ignore[arg-type]
     assert table.find_again(VIEW) is None
+
+
+def test_a_mount_left_behind_that_cannot_be_cleared_refuses_no_other(
+    mounts: list[MountEntry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mounts[1] = VIEW._replace(mountpoint=b"/tmp/symfuse-%d-abc" % (1 << 30))
+    tried: list[bytes] = []
+
+    def refuse(mountpoint: bytes) -> bool:
+        tried.append(mountpoint)
+        raise FuseUnavailable("no helper")
+
+    monkeypatch.setattr(unmount, "clear_dead", refuse)
+    assert unmount.clear_left_behind() == []
+    assert tried == [mounts[1].mountpoint]
 
 
 @pytest.mark.parametrize("mountpoint", [b"/mnt/view", b"/mnt"])
