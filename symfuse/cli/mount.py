@@ -45,7 +45,7 @@ def command(source: bytes, mountpoint: bytes, *, foreground: bool, **options: An
 
 def _say_hidden(wanted: MountRequest, frozen: Message | None) -> None:
     if frozen is not None:
-        say_hidden(frozen, wanted.mountpoint)
+        say_hidden(frozen, "status", wanted.mountpoint)
     else:
         status = f"symfuse status {quoted(os.fsdecode(wanted.mountpoint))}"
         say(f"the dataset is still being read: {status} will say what is hidden")
@@ -73,7 +73,7 @@ def _serve_here(wanted: MountRequest) -> int:
                 progress.close()
                 _announce(wanted, message["frozen"])
             elif message["event"] == "frozen" and not wanted.scans_first:
-                say_hidden(message["frozen"], wanted.mountpoint)
+                say_hidden(message["frozen"], "status", wanted.mountpoint)
 
         server = MountServer(wanted, report)
         server.run()

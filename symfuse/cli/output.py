@@ -34,11 +34,11 @@ def quoted(path: str) -> str:
     return "$'" + visible(path.replace("\\", "\\\\").replace("'", "\\'")) + "'"
 
 
-def say_hidden(frozen: Message, mountpoint: bytes, speak: Callable[[str], None] = say) -> None:
-    """One line about all that is hidden, if anything is, and the warnings."""
+def say_hidden(frozen: Message, question: str, about: bytes, *, speak: Callable[[str], None] = say) -> None:
+    """One line about all that is hidden, if anything is, and the warnings; `symfuse QUESTION ABOUT` says more."""
     line = hidden_line(frozen)
     if line is not None:
-        speak(f"{line}: see symfuse status {quoted(os.fsdecode(mountpoint))}")
+        speak(f"{line}: see symfuse {question} {quoted(os.fsdecode(about))}")
     warn(frozen)
 
 

@@ -78,7 +78,8 @@ def command(source: bytes, *, at: bytes | None, command_line: list[str], **optio
                 complain("; ".join([frozen_line(server.frozen), *hidden_lines(server.frozen)]))
                 warn(server.frozen)
             else:
-                server.listener.tell(lambda frozen: say_hidden(frozen, wanted.mountpoint, complain))
+                # Not status: a temporary mount may be gone when this is read.
+                server.listener.tell(lambda frozen: say_hidden(frozen, "why --all", wanted.source, speak=complain))
             status = _execute(command_line, server)
             server.listener.wait(MOMENT_S)
     if status != ExitStatus.RUN_FAILED and (death := server.death()) is not None:

@@ -14,11 +14,11 @@ from symfuse import control
 from symfuse.cli.options import as_path
 from symfuse.cli.output import complain, frozen_line, hidden_lines, listed_lines, say
 from symfuse.control import Message
-from symfuse.errors import ExitStatus
+from symfuse.errors import ExitStatus, SymfuseError
 from symfuse.mounts import channel, live, table
 from symfuse.mounts.bounded import real_mountpoint
 from symfuse.mounts.path import LIST_TIMEOUT_S
-from symfuse.mounts.table import State
+from symfuse.mounts.table import MountEntry, State
 from symfuse.mounts.unmount import find
 from symfuse.mounts.visible import visible
 from symfuse.progress import warning_lines
@@ -34,17 +34,27 @@ def command(mountpoint: bytes | None, *, is_all: bool, as_json: bool) -> int:
     """Show what the live mounts do, or the one at MOUNTPOINT."""
     mounts = table.symfuse_mounts() if mountpoint is None else [find(real_mountpoint(mountpoint), even_hidden=True)]
     statuses = live.statuses(mounts)
-    if is_all:
-        for mount, status in zip(mounts, statuses, strict=True):
-            if "pid" in status:
-                status["all"] = channel.ask(mount, control.HIDDEN, path="", timeout_s=LIST_TIMEOUT_S)
+    answered = [_add_all(mount, status) for mount, status in zip(mounts, statuses, strict=True)] if is_all else []
     if as_json:
         click.echo(json.dumps(statuses if mountpoint is None else statuses[0], indent=2))
     elif statuses:
         _show(statuses)
     else:
         complain("nothing is mounted")
-    return ExitStatus.OK
+    return ExitStatus.OK if all(answered) else ExitStatus.NOT_MOUNTED
+
+
+def _add_all(mount: MountEntry, status: Message) -> bool:
+    """Ask a live mount for all that it hides; False, and a line for the user, when it does not answer."""
+    if "pid" not in status:
+        return True  # its state says why it says nothing
+    try:
+        status["all"] = channel.ask(mount, control.HIDDEN, path="", timeout_s=LIST_TIMEOUT_S)
+    except (OSError, SymfuseError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error.cause
+        complain(f"{status['mountpoint']} has not listed all that it hides ({reason}): ask it again")
+        return False
+    return True
 
 
 def _show(statuses: list[Message]) -> None:

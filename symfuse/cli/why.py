@@ -68,7 +68,7 @@ def _explain(path: bytes, source: bytes | None, question: int) -> tuple[str, Mes
         if (mount := live.serving(name)) is not None:
             return _ask(mount, _below(mount.source, literal, real), question)
     others = _others(literal)
-    root, relative = _guess(literal)
+    root, relative = _guess(literal) if question == control.WHY else (literal, b".")  # to list DIR is to read all of it
     if others:
         root, relative = others[0].source, _below(others[0].source, literal, real)
     where, answer = _look(root, relative, question)
@@ -117,6 +117,10 @@ def _ask(mount: MountEntry, relative: bytes, question: int) -> tuple[str, Messag
             source = os.fsdecode(mount.source)
             raise SourceError(f"the storage of {source} does not respond", "see the file systems it lies on") from None
         raise NotMounted(f"the server of {name} does not respond", "end its process, and mount again") from None
+    except OSError as error:
+        raise NotMounted(
+            f"the server of {name} does not answer ({error.strerror})", "unmount, and mount again"
+        ) from error
     return f"the mount {name}", answer
 
 

@@ -245,9 +245,16 @@ def test_mount_and_run_say_what_is_hidden_and_emptied(tmp_path: Path, backend: s
     finally:
         MYSELF.symfuse("umount", tmp_path / "mnt")
     run = MYSELF.symfuse("run", *WAYS[backend], dataset, "--", "true")
-    assert "12 entries hidden (11 dangling, 1 dot-entry)" in run.stderr
+    assert f"12 entries hidden (11 dangling, 1 dot-entry): see symfuse why --all {dataset}" in run.stderr
     assert "warning: 1 emptied" in run.stderr
     assert run.stdout == ""
+
+
+def test_all_that_is_hidden_in_a_dataset_is_listed_and_nothing_beside_it_is_read(tmp_path: Path) -> None:
+    tree(tmp_path / "beside", {"gone": link("nowhere")})
+    dataset = tree(tmp_path / "dataset", {"cat": {"1.png": b"1", "gone": link("nowhere")}})
+    assert why(dataset, "--all").stdout == "dangling: cat/gone\n"
+    assert why(dataset / "none", "--all").returncode == 3
 
 
 def test_a_dataset_without_anything_hidden_is_mounted_without_a_word_of_it(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -20,7 +21,8 @@ from symfuse.cli.mount import command as mount
 from symfuse.cli.options import split_options
 from symfuse.cli.output import hidden_lines, quoted
 from symfuse.cli.progress import ProgressDisplay
-from symfuse.errors import ExitStatus, MountBusy
+from symfuse.errors import ExitStatus, MountBusy, NotMounted
+from symfuse.mountinfo import FSTYPE, MountEntry
 from symfuse.mounts.request import MountRequest
 from symfuse.policy import Backend, DirLinks, DotEntries, Kind, Outside
 from symfuse.progress import Progress
@@ -233,6 +235,41 @@ def test_the_unexpected_is_one_line_with_a_way_to_the_traceback(
     monkeypatch.setenv("SYMFUSE_DEBUG", "1")
     assert main(["run"]) == ExitStatus.RUN_FAILED
     assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [TimeoutError(errno.ETIMEDOUT, "Connection timed out"), NotMounted("the mount is dead: Connection timed out", "-")],
+)
+def test_a_mount_that_does_not_list_what_it_hides_costs_nobody_elses_status(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    def failing_for_one(mount: str, *_arguments: object, **_keywords: object) -> dict[str, object]:
+        if mount == "one":
+            raise error
+        return {"hidden": []}
+
+    monkeypatch.setattr("symfuse.mounts.table.symfuse_mounts", lambda: ["one", "other"])
+    monkeypatch.setattr("symfuse.mounts.live.statuses", lambda mounts: [{"mountpoint": m, "pid": 1} for m in mounts])
+    monkeypatch.setattr("symfuse.mounts.channel.ask", failing_for_one)
+    assert main(["status", "--all", "--json"]) == ExitStatus.NOT_MOUNTED
+    said = capsys.readouterr()
+    assert [("all" in status) for status in json.loads(said.out)] == [False, True]
+    assert said.err.count("\n") == 1
+    assert "Connection timed out" in said.err
+
+
+def test_a_server_that_answers_with_an_errno_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing(*_arguments: object, **_keywords: object) -> None:
+        raise OSError(errno.ENOTTY, "Inappropriate ioctl for device")
+
+    view = MountEntry(2, 1, 2, b"/", b"/mnt/view", FSTYPE, b"/data", os.geteuid())
+    monkeypatch.setattr("symfuse.mounts.table.covering", lambda _path: view)
+    monkeypatch.setattr("symfuse.mounts.channel.ask", failing)
+    assert main(["why", "/mnt/view/x"]) == ExitStatus.NOT_MOUNTED
+    assert "the server of /mnt/view does not answer (Inappropriate ioctl" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), click.Abort()])
