@@ -132,6 +132,10 @@ def _look(root: bytes, relative: bytes, question: int) -> tuple[str, Message]:
         said = in_child(lambda: _answer(root, relative, question), timeout_s=timeout_s)
     except TimeoutError:
         raise SourceError(f"the storage of {name} does not respond", "see the file systems it lies on") from None
+    except ChildProcessError as error:
+        raise SourceError(
+            f"{name} was not read to its end ({error.strerror})", "see dmesg: memory may be short"
+        ) from error
     return f"the dataset {name}", control.ask(lambda _command, _payload: said, question)
 
 

@@ -11,12 +11,11 @@ import re
 import signal
 
 #: What a signal that nobody catches does not end a process by.
-_HARMLESS = frozenset(
-    {
-        *(signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH),
-        *(signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU),
-    }
+_HARMLESS = (
+    *(signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH),
+    *(signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU),
 )
+_HARMLESS_MASK = sum(1 << number - 1 for number in _HARMLESS)
 _MASKS = re.compile(rb"^(SigPnd|ShdPnd|SigBlk|SigIgn|SigCgt):\s*([0-9a-f]+)$", re.MULTILINE)
 
 
@@ -41,6 +40,3 @@ def state_of(pid: int) -> Caller:
     if pending & ~caught & ~_HARMLESS_MASK:
         return Caller.DIES
     return Caller.CATCHES if pending & caught else Caller.WAITS
-
-
-_HARMLESS_MASK = sum(1 << number - 1 for number in _HARMLESS)

@@ -17,9 +17,9 @@ from symfuse.errors import FuseUnavailable, MountpointError, SymfuseError
 from symfuse.fuse import helper
 from symfuse.fuse.options import MountOptions
 from symfuse.fuse.refusals import CURE_NO_ACCESS, CURE_NO_CAPABILITY, CURE_NO_DEVICE
+from symfuse.mountinfo import FSTYPE
 
 DEVICE = "/dev/fuse"
-FSTYPE = "fuse.symfuse"
 
 # Source: linux/mount.h, bits/sys/mount.h
 MS_RDONLY = 1
@@ -174,7 +174,7 @@ def _mount_as_root(options: MountOptions) -> int:
         data.append("allow_other")
     try:
         libc.call(
-            "mount", options.fsname, options.mountpoint, FSTYPE.encode(),
+            "mount", options.fsname, options.mountpoint, FSTYPE,
             MS_RDONLY | MS_NOSUID | MS_NODEV, ",".join(data).encode(),
         )  # fmt: skip
     except OSError as error:

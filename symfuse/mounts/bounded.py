@@ -44,7 +44,7 @@ def ask(
 ) -> list[Report]:
     """All that a probe says until it has ended, or until the time is up.
 
-    Errors: OSError when no process can be started.
+    Errors: OSError when no process can be started, or it fails.
     """
     command: list[str | bytes] = [child.python(), "-I", "-S", probe.__file__, str(timeout_s), question, *arguments]
     process = subprocess.Popen(
@@ -58,13 +58,15 @@ def ask(
     except BaseException:
         _abandon(process)
         raise
+    if process.returncode and not said:  # else it would be taken for one that hangs
+        raise ChildProcessError(errno.ECHILD, f"the process that asks failed, with status {process.returncode}")
     return list(_reports(said))
 
 
 def in_child(work: Callable[[], bytes], *, timeout_s: float | None) -> bytes:
     """What `work` returns, done by a fork of this process, which must have no other threads.
 
-    Errors: TimeoutError.
+    Errors: TimeoutError; ChildProcessError when it ended without a word.
     """
     reader, writer = os.pipe()
     pid = os.fork()
@@ -83,6 +85,8 @@ def in_child(work: Callable[[], bytes], *, timeout_s: float | None) -> bytes:
             piece = pipe.read(1 << 16)
             if not piece:
                 os.waitpid(pid, 0)
+                if not said:
+                    raise ChildProcessError(errno.ECHILD, "its process was killed")
                 return bytes(said)
             said += piece
     os.kill(pid, signal.SIGKILL)  # it ends when the storage answers

@@ -62,7 +62,7 @@ def exchange(mount: MountEntry, command: int, payload: bytes, *, timeout_s: floa
             timeout_s=timeout_s,
         )
     except OSError as error:
-        raise NoAnswer(mount, State.UNREACHABLE, f"no process can be started to ask it ({error.strerror})") from error
+        raise NoAnswer(mount, State.UNREACHABLE, f"no process can ask it ({error.strerror})") from error
     return _reply(mount, reports)
 
 

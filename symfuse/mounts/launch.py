@@ -112,9 +112,8 @@ class ServerProcess:
         """
         if os.getpid() != self.owner or (status := self.process.poll()) in (None, ExitStatus.OK):
             return None
-        how = f"was killed ({signal.Signals(-status).name})" if status < 0 else f"ended too early (status {status})"
-        name = os.fsdecode(self.request.mountpoint)
-        return SymfuseError(f"the server of {name} {how}", "what was read of the mount since is incomplete")
+        cure = "run it again: what was read of the mount since may be a part of the dataset"
+        return SymfuseError(_how_it_ended(self.request, status), cure)
 
     def detach(self) -> None:
         """Let the mount outlive this process. Errors: BrokenPipeError when the server has ended."""
@@ -205,9 +204,15 @@ def _wait_until_ready(
 
 
 def _ended_too_early(process: subprocess.Popen[bytes], request: MountRequest, log: IO[bytes] | None) -> SymfuseError:
-    status = process.wait()
-    name = os.fsdecode(request.mountpoint)
-    return SymfuseError(f"the server of {name} ended too early (status {status})", _last_line(log))
+    return SymfuseError(_how_it_ended(request, process.wait()), _last_line(log))
+
+
+def _how_it_ended(request: MountRequest, status: int) -> str:
+    how = f"ended too early (status {status})"
+    if status < 0:
+        with contextlib.suppress(ValueError):  # a real-time signal has no name
+            how = f"was killed ({signal.Signals(-status).name})"
+    return f"the server of {os.fsdecode(request.mountpoint)} {how}"
 
 
 def _error(message: Message) -> SymfuseError:

@@ -42,6 +42,7 @@ class Identity(NamedTuple):
 
     @classmethod
     def of(cls, status: os.stat_result) -> Identity:
+        """What stat(2) says of a source."""
         return cls(
             status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns,
             status.st_mode, status.st_uid, status.st_gid, status.st_nlink,

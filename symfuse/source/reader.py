@@ -96,7 +96,8 @@ class IdleSources:
         try:
             threading.Thread(target=self._sweep, name="idle-sources", daemon=True).start()
         except RuntimeError:  # the machine has no more threads: then descriptors stay until others take their place
-            self._is_swept = False
+            with self._lock:
+                self._is_swept = False
 
     def _sweep(self) -> None:
         """Close what is idle for too long, until there is nothing left."""

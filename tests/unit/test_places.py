@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -178,6 +179,21 @@ def test_a_question_without_an_answer_is_given_up(tmp_path: Path, monkeypatch: p
         bounded.real_path(b"/", timeout_s=0.2)
 
 
+def test_a_process_that_fails_does_not_pass_for_a_path_that_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "probe.py"
+    script.write_text("raise SystemExit(3)\n")
+    monkeypatch.setattr(probe, "__file__", str(script))
+    with pytest.raises(MountpointError, match="failed, with status 3"):
+        bounded.real_path(b"/")
+
+
+def test_what_a_child_was_killed_over_is_no_answer() -> None:
+    with pytest.raises(ChildProcessError):
+        bounded.in_child(lambda: os.kill(os.getpid(), signal.SIGKILL) or b"", timeout_s=None)  # type: ignore[func-returns-value]
+
+
 def test_a_report_that_was_cut_short_is_none() -> None:
     whole = probe.HEAD.pack(probe.ANSWER, 3) + b"abc"
     assert list(bounded._reports(whole + whole[:-1])) == [Report(probe.ANSWER, b"abc")]
@@ -214,4 +230,4 @@ def test_a_machine_that_starts_no_process_is_an_answer(
     monkeypatch.setattr("subprocess.Popen", refused)
     found = live.look(VIEW)
     assert found.state is State.UNREACHABLE
-    assert "no process can be started" in found.reason
+    assert "no process can ask it" in found.reason
