@@ -74,7 +74,7 @@ class Finding(enum.StrEnum):
             Finding.CONFLICT: "one image under several classes of one split",
             Finding.LEAK: "one image in several splits",
             Finding.UNREAD: "not looked into, for it could not be read or changed meanwhile; it is shown",
-            Finding.EMPTIED: "a directory that is hidden for a problem, or nearly all of it is",
+            Finding.EMPTIED: "a directory of which all, or nearly all, is hidden",
             Finding.NOT_UTF8: "a name that is not UTF-8, which ends many loaders; --non-utf8 hide hides it",
         }[self]
 
