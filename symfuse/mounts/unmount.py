@@ -279,9 +279,10 @@ def _busy(mount: MountEntry) -> MountBusy:
             f"{name} is busy: used by processes that you may not look into",
             "see them as root, or use symfuse umount --lazy",
         )
+    cure = f"end {'it' if len(found) == 1 else 'them'}, or use symfuse umount --lazy"
     if len(found) > MAX_NAMED:
         found[MAX_NAMED:] = [f"{len(found) - MAX_NAMED} more"]
-    return MountBusy(f"{name} is busy: used by {', '.join(found)}", "end them, or use symfuse umount --lazy")
+    return MountBusy(f"{name} is busy: used by {', '.join(found)}", cure)
 
 
 @contextlib.contextmanager
