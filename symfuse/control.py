@@ -24,7 +24,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from symfuse.errors import NotMounted, SymfuseError, UsageError
+from symfuse.errors import ExitStatus, NotMounted, SymfuseError, UsageError, raised_elsewhere
 from symfuse.explain import explain, hidden_below
 
 if TYPE_CHECKING:
@@ -281,6 +281,6 @@ def _fetch(exchange: Exchange, long: Message) -> bytes:
 
 
 def _raised(told: Message) -> SymfuseError:
-    """The error that the server met, of the class it had there."""
-    classes = {each.status.name.lower(): each for each in SymfuseError.__subclasses__()}
-    return classes.get(str(told["kind"]), SymfuseError)(str(told["message"]), str(told.get("cure") or ""))
+    """The error that the server met. A kind that only its version knows is any error."""
+    status = ExitStatus.__members__.get(str(told["kind"]).upper(), ExitStatus.INTERNAL)
+    return raised_elsewhere(status, str(told["message"]), str(told.get("cure") or ""))

@@ -89,3 +89,9 @@ class NotMounted(SymfuseError):
     """Nothing of symfuse's is mounted there, or its server is dead."""
 
     status = ExitStatus.NOT_MOUNTED
+
+
+def raised_elsewhere(status: int, cause: str, cure: str) -> SymfuseError:
+    """An error that another process of ours met, of the class that it had there."""
+    kinds = {kind.status: kind for kind in SymfuseError.__subclasses__()}
+    return kinds.get(ExitStatus(status), SymfuseError)(cause, cure)

@@ -19,7 +19,7 @@ from platformdirs import user_log_dir
 
 from symfuse import child
 from symfuse.control import Message
-from symfuse.errors import ExitStatus, FuseUnavailable, SymfuseError
+from symfuse.errors import ExitStatus, FuseUnavailable, SymfuseError, raised_elsewhere
 from symfuse.mounts import table, unmount
 from symfuse.mounts.request import MountRequest
 from symfuse.mounts.serve import DETACH
@@ -195,7 +195,7 @@ def _wait_until_ready(
         for line in messages:
             message = json.loads(line)
             if message["event"] == "error":
-                raise _error(message)
+                raise raised_elsewhere(message["status"], message["cause"], message["cure"])
             if message["event"] == "ready":
                 unless_ready.pop_all()  # there is more to come
                 return dict(message)
@@ -213,12 +213,6 @@ def _how_it_ended(request: MountRequest, status: int) -> str:
         with contextlib.suppress(ValueError):  # a real-time signal has no name
             how = f"was killed ({signal.Signals(-status).name})"
     return f"the server of {os.fsdecode(request.mountpoint)} {how}"
-
-
-def _error(message: Message) -> SymfuseError:
-    """The error that the server met, of the class it had there."""
-    kinds = {kind.status: kind for kind in SymfuseError.__subclasses__()}
-    return kinds.get(ExitStatus(message["status"]), SymfuseError)(message["cause"], message["cure"])
 
 
 def _abort(process: subprocess.Popen[bytes], mountpoint: bytes) -> None:
