@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import MountMaker
-from tests.support.mounting import Mount
+from tests.support.mounting import Mount, mounts
 from tests.support.oracle import Shown, expected_from
 from tests.support.trees import Entry, Name, attributes, fifo, hardlink, link, sparse, tree, unixsocket
 
@@ -98,3 +99,12 @@ def mess(module_mount: MountMaker, tmp_path_factory: pytest.TempPathFactory) -> 
     dataset = make_mess(directory)
     expected = expected_from(dataset, directory / "copy")
     yield Mess(module_mount(dataset), dataset, directory / "copy", expected)
+
+
+@pytest.fixture
+def mountpoint(tmp_path: Path) -> Iterator[Path]:
+    """An empty directory to mount on, by the command line; the test unmounts."""
+    path = tmp_path / "mountpoint"
+    path.mkdir()
+    yield path
+    assert os.fsencode(path) not in mounts()

@@ -60,14 +60,6 @@ def clean(tmp_path: Path) -> Path:
     return tree(tmp_path / "clean", {"cat": {"1.jpg": b"one", "2.jpg": link("1.jpg")}})
 
 
-@pytest.fixture
-def mountpoint(tmp_path: Path) -> Iterator[Path]:
-    path = tmp_path / "mountpoint"
-    path.mkdir()
-    yield path
-    assert os.fsencode(path) not in mounts()
-
-
 @contextmanager
 def process(*command: str | Path, user: User = MYSELF, **options: object) -> Iterator[subprocess.Popen[str]]:
     """A command that runs while the test does something else."""

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,19 +13,11 @@ import pytest
 import symfuse
 from symfuse.errors import DatasetRefused, ExitStatus
 from tests.conftest import MountMaker
-from tests.support.mounting import KEYWORDS, MYSELF, WAYS, mounts
+from tests.support.mounting import KEYWORDS, MYSELF, WAYS
 from tests.support.pictures import A_AS_BMP, CUT, SPLITS, A, B, C, mounted_at, shown
 from tests.support.trees import Entry, Name, fifo, hardlink, link, tree
 
 pytestmark = pytest.mark.usefixtures("fuse")
-
-
-@pytest.fixture
-def mountpoint(tmp_path: Path) -> Iterator[Path]:
-    path = tmp_path / "mountpoint"
-    path.mkdir()
-    yield path
-    assert os.fsencode(path) not in mounts()
 
 
 # -- what is the same, and within what ---------------------------------------------------------------------------------

@@ -33,14 +33,6 @@ pytestmark = pytest.mark.usefixtures("fuse")
 
 
 @pytest.fixture
-def mountpoint(tmp_path: Path) -> Iterator[Path]:
-    path = tmp_path / "mountpoint"
-    path.mkdir()
-    yield path
-    assert os.fsencode(path) not in mounts()
-
-
-@pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache that holds nothing but what the test puts there."""
     directory = tmp_path / "cache"

@@ -30,14 +30,6 @@ def dataset(tmp_path: Path) -> Path:
     return tree(tmp_path / "dataset", {"cat": {"1.jpg": b"one"}, "dog": {"2.jpg": b"two"}})
 
 
-@pytest.fixture
-def mountpoint(tmp_path: Path) -> Iterator[Path]:
-    path = tmp_path / "mountpoint"
-    path.mkdir()
-    yield path
-    assert os.fsencode(path) not in mounts()
-
-
 def shell(script: str, *arguments: str | Path, cwd: Path = Path("/")) -> Run:
     """A script of sh, in which `symfuse` is ours."""
     return subprocess.run(
