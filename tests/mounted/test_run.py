@@ -182,7 +182,7 @@ def zombies():
     found = 0
     for path in glob.glob('/proc/[0-9]*/stat'):
         try:
-            found += open(path).read().rpartition(')')[2].split()[0] == 'Z'
+            found += open(path).read().rpartition(')')[2].split()[:2] == ['Z', str(os.getppid())]
         except OSError:
             pass
     return found
