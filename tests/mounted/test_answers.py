@@ -192,7 +192,7 @@ def test_nobody_hangs_who_asks_about_storage_that_does(symfuse_mount: MountMaker
         said = why(mount.path / "cat/a")
         assert said.returncode == 3
         assert "does not respond" in said.stderr
-        assert "does not respond" in why(Path("cat/a"), "--source", str(faulty.mountpoint)).stderr
+        assert "does not respond" in why(faulty.mountpoint / "cat/a", "--source", str(faulty.mountpoint)).stderr
         status = mount.status()
         assert (status["missing"], status["hanging"]) == ([], [str(faulty.mountpoint)])
     finally:

@@ -168,9 +168,14 @@ def test_a_mount_for_others_follows_outside_links_only_into_allowed_roots(
     dataset = tree(tmp_path / "dataset", {"a": link("../store/a"), "b": link("../other/b"), "in": link("c"), "c": b"C"})
     if os.geteuid() != 0:
         pytest.skip("user_allow_other is root's to give")
-    assert os.listdir(symfuse_mount(dataset, "--allow-other").path) == ["c", "in"]
+    closed = symfuse_mount(dataset, "--allow-other")
+    assert os.listdir(closed.path) == ["c", "in"]
+    closed.wait_until_frozen()
+    closed.expect_in_log("2 links that leave the dataset are hidden: with --allow-other add --allow-root")
     mount = symfuse_mount(dataset, "--allow-other", "--allow-root", str(tmp_path / "store"))
     assert os.listdir(mount.path) == ["a", "c", "in"]
+    mount.wait_until_frozen()
+    mount.expect_in_log("1 link that leaves the dataset is hidden: with --allow-other add --allow-root")
 
 
 # -- 7. verified reads -------------------------------------------------------------------------------------------------
