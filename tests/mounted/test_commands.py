@@ -667,9 +667,9 @@ def test_interrupted_while_it_reads_the_dataset(
     arguments = ["--at", mountpoint, dataset, "--", "true"] if command == "run" else [dataset, mountpoint]
     user = with_server_patched(
         tmp_path,
-        "import symfuse.view",
-        "def freeze_all(self, *, stop, **_):",
-        "    stop.wait()",
+        "import time, symfuse.view",
+        "def freeze_all(self, *, keep_on, **_):",
+        "    while keep_on(): time.sleep(0.01)",
         "    return self.progress()",
         "symfuse.view.View.freeze_all = freeze_all",
     )
