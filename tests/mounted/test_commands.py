@@ -440,7 +440,7 @@ def test_a_server_that_dies_before_it_is_left_alone_leaves_no_mount(
         detach(server)
 
     monkeypatch.setattr(ServerProcess, "detach", die_first)
-    with pytest.raises(SymfuseError, match="ended too early"):
+    with pytest.raises(SymfuseError, match="was killed"):
         launch(request(clean, mountpoint), in_background=True)
     assert os.fsencode(mountpoint) not in mounts()
 
