@@ -58,8 +58,9 @@ def ask(
     except BaseException:
         _abandon(process)
         raise
-    if process.returncode and not said:  # else it would be taken for one that hangs
-        raise ChildProcessError(errno.ECHILD, f"the process that asks failed, with status {process.returncode}")
+    else:
+        if process.returncode and not said:  # else it would be taken for one that hangs
+            raise ChildProcessError(errno.ECHILD, f"the process that asks failed, with status {process.returncode}")
     return list(_reports(said))
 
 
