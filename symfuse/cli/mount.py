@@ -14,8 +14,9 @@ from symfuse.control import Message
 from symfuse.errors import ExitStatus
 from symfuse.mounts import preflight
 from symfuse.mounts.launch import launch
+from symfuse.mounts.lifecycle import MountServer
 from symfuse.mounts.request import MountRequest, request
-from symfuse.mounts.serve import MountServer, log_to_stderr
+from symfuse.mounts.serve import log_to_stderr
 
 #: How long `mount` waits to hear what is hidden: a small dataset is read by then.
 MOMENT_S = 1.0

@@ -17,10 +17,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import select
 import signal
 import socket
-import stat
 import struct
 import subprocess
 import sys
@@ -30,6 +28,7 @@ from collections.abc import Iterable
 from symfuse import child
 from symfuse.fuse import abi
 from symfuse.fuse.abi import Notify
+from symfuse.mounts.connection import is_over
 from symfuse.mounts.visible import visible
 
 #: How long a guardian may take to end after its server has let go of it. Measured: 2 ms.
@@ -45,8 +44,6 @@ MAX_ROOTS = 8
 IGNORED_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 #: Have the kernel forget all names, from Linux 6.16 on.
 FORGET_NAMES = abi.OUT_HEADER.pack(abi.OUT_HEADER.size, Notify.INC_EPOCH, 0)
-#: The device number of /dev/fuse. Source: Documentation/admin-guide/devices.txt
-FUSE_DEVICE = os.makedev(10, 229)
 
 
 class Guardian:
@@ -97,16 +94,6 @@ class Guardian:
         return self._process.wait()
 
 
-def find_connection() -> int:
-    """This process's descriptor of /dev/fuse, whoever opened it: libfuse keeps its own to itself. Errors: OSError."""
-    for name in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):  # the listing's own descriptor
-            status = os.fstat(int(name))
-            if stat.S_ISCHR(status.st_mode) and status.st_rdev == FUSE_DEVICE:
-                return int(name)
-    raise OSError(errno.ENOENT, "no descriptor of /dev/fuse")
-
-
 # -- the guardian's own process --------------------------------------------------------------------------------------
 
 
@@ -122,20 +109,13 @@ def main() -> int:
         server.recv(1)  # its end, and nothing else, is ever read here
         # First of all, whatever the end was like: where the server was process 1 of a container, we are killed next.
         known = [_notify(fds[0], message) for message in messages]
-    if _is_over(fds[0]):
+    if is_over(fds[0]):
         return 0
     if not all(known):
         forget_listings(fds[0])
     os.close(fds[0])
     _say(f"the server of {visible(sys.argv[1])} ended without unmounting: whatever is read there now fails")
     return 0
-
-
-def _is_over(connection: int) -> bool:
-    """Whether the mount is gone. Source: `fuse_dev_poll`."""
-    poll = select.poll()
-    poll.register(connection, 0)
-    return bool(poll.poll(0))
 
 
 def forget_listings(connection: int) -> None:

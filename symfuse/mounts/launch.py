@@ -21,8 +21,8 @@ from symfuse import child
 from symfuse.control import Message
 from symfuse.errors import ExitStatus, FuseUnavailable, SymfuseError, raised_elsewhere
 from symfuse.mounts import table, unmount
+from symfuse.mounts.protocol import DETACH
 from symfuse.mounts.request import MountRequest
-from symfuse.mounts.serve import DETACH
 from symfuse.mounts.table import MountEntry
 from symfuse.mounts.unmount import END_TIMEOUT_S
 

@@ -8,10 +8,10 @@ import threading
 import time
 from collections.abc import Callable
 
-from symfuse.control import Message
 from symfuse.counters import Counters
 from symfuse.dataset import Dataset
 from symfuse.errors import DatasetRefused
+from symfuse.mounts.protocol import Report
 from symfuse.mounts.request import MountRequest
 from symfuse.mounts.visible import visible
 from symfuse.policy import Conflicts, Finding, Kind, Outside, Policy
@@ -25,10 +25,6 @@ REPORT_INTERVAL_S = 0.1
 YIELD_S = 0.02
 
 log = logging.getLogger(__name__)
-
-#: Hears {"event": "progress", "ready" or "frozen", "frozen": Progress}, or
-#: {"event": "error", "status": ExitStatus, "cause": …, "cure": …}.
-Report = Callable[[Message], None]
 
 
 def prepare(request: MountRequest, report: Report, stop: threading.Event) -> View:
