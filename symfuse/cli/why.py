@@ -38,7 +38,8 @@ def command(path: bytes, *, source: bytes | None, is_all: bool, as_json: bool) -
     """Say which source is shown at PATH, on a mount or in a dataset, or why it is not shown.
 
     In a dataset, what a live mount of it shows is explained; where there is none, what a mount without options would
-    show. The exit status is 9 when nothing is shown, or what is shown can no longer be read.
+    show; with --all, PATH is then read as if it were the dataset. The exit status is 9 when nothing is shown, or what
+    is shown can no longer be read.
     """
     where, explanation = _explain(path, source, control.HIDDEN if is_all else control.WHY)
     if as_json:

@@ -54,7 +54,7 @@ class MountServer:
     """One mount, from its preparation to its end. Made and run in the main thread, for it handles signals.
 
     `lifeline` is a descriptor whose end means that the asking process is gone, which ends the mount; DETACH on it
-    means that the mount shall live on.
+    means that the mount lives on.
     """
 
     def __init__(self, request: MountRequest, report: Report, *, lifeline: int | None = None) -> None:
@@ -315,7 +315,7 @@ class MountServer:
         self._freezer.start()
 
     def _is_in_place(self, view: View) -> bool:
-        """Whether our mount is where it shall be, alone; else the mount ends."""
+        """Whether our mount is where it should be, alone; else the mount ends."""
         assert self._claim is not None
         try:
             if self._place is not None:
@@ -354,9 +354,9 @@ class MountServer:
             log.exception("freezing the dataset in the background failed")
 
     def _on_signal(self) -> None:
-        """Who asks twice does not want to wait for the mount's users."""
+        """Whoever sends a second one does not want to wait for the mount's users."""
         if self._stop.is_set():
-            log.warning("stopped at once; whatever still used the mount loses it")
+            log.warning("second signal: exiting now; processes that still use the mount get ENOTCONN")
             os._exit(ExitStatus.INTERRUPTED)
         self._stop_serving()
 
