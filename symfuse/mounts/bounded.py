@@ -22,6 +22,8 @@ from symfuse import child
 from symfuse.errors import MountpointError
 from symfuse.mounts import probe, table
 
+#: How long a directory may take to be listed: an automount connects to its server first, a disk starts to turn.
+LIST_TIMEOUT_S = 30.0
 #: Longest wait for an answer. A healthy server needs a millisecond.
 ANSWER_TIMEOUT_S = 3.0
 
@@ -126,6 +128,14 @@ def real_path(path: bytes, *, timeout_s: float = ANSWER_TIMEOUT_S) -> bytes:
         cure = "a file system on the way to it hangs: see findmnt"
         raise MountpointError(f"the path {os.fsdecode(path)} does not respond", cure)
     return reports[-1].text
+
+
+def responds(directory: bytes) -> bool:
+    """Whether listing a directory ends in time, well or not."""
+    try:
+        return bool(ask(probe.LIST, directory, timeout_s=LIST_TIMEOUT_S))
+    except OSError:
+        return True  # no process can be started, which says nothing of the directory
 
 
 def real_mountpoint(path: bytes) -> bytes:

@@ -42,6 +42,8 @@ QUIET_AFTER_S = 1.0
 LOOK_INTERVAL_S = 1.0
 #: How long the worker may take to end after its mount is gone. It cannot, while storage hangs.
 WORKER_END_TIMEOUT_S = 2.0
+#: How long preparing may take to notice that it is over, and to keep what it found out. It cannot, while storage hangs.
+PREPARING_END_TIMEOUT_S = 5.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 #: What the worker tells the main thread, beside the numbers of signals.
@@ -67,6 +69,7 @@ class MountServer:
         self._retries = False  # our mount is hidden by another, and is unmounted when it can be seen again
         self._look_at_s: float | None = None  # when to see what has become of our mount
         self._over_since_s: float | None = None  # when the last user of our mount was seen to be gone
+        self._give_up_at_s: float | None = None  # when the worker has had its time to stop preparing
         self._is_stuck = False  # the worker does not end, because storage hangs
         self._stop = threading.Event()
         self._error: BaseException | None = None  # of the worker; written before it says _ENDED
@@ -97,6 +100,8 @@ class MountServer:
             while self._handle_events():
                 pass
             self._end()
+        if self._is_stuck and not self.was_ready:
+            os._exit(ExitStatus.INTERRUPTED)  # Python would wait for the threads that hash
         if self._error is not None:
             raise self._error
 
@@ -223,10 +228,14 @@ class MountServer:
             self._fall_silent()
         if self._look_at_s is not None and now_s >= self._look_at_s:
             going = self._look() and going
+        if going and not self.was_ready and self._give_up_at_s is not None and now_s >= self._give_up_at_s:
+            self._is_stuck = True
+            going = False
         return going
 
     def _timeout_s(self) -> float | None:
-        planned = [at_s for at_s in (self._silent_at_s, self._look_at_s) if at_s is not None]
+        give_up_at_s = None if self.was_ready else self._give_up_at_s
+        planned = [at_s for at_s in (self._silent_at_s, self._look_at_s, give_up_at_s) if at_s is not None]
         return max(0.0, min(planned) - time.monotonic()) if planned else None
 
     def _on_wakeup(self) -> bool:
@@ -365,6 +374,8 @@ class MountServer:
         self._stop.set()
         if self.was_ready:
             self._unmount()
+        else:
+            self._give_up_at_s = time.monotonic() + PREPARING_END_TIMEOUT_S
 
     def _on_mounts_changed(self) -> bool:
         self._changes.poll(0)

@@ -12,8 +12,8 @@ import stat
 from collections.abc import Callable
 
 from symfuse.dataset import real_root
-from symfuse.errors import FuseUnavailable, MountpointError
-from symfuse.mounts import table, unmount
+from symfuse.errors import FuseUnavailable, MountpointError, SourceError
+from symfuse.mounts import bounded, table, unmount
 from symfuse.mounts.claim import already_mounted
 from symfuse.mounts.request import MountRequest
 from symfuse.policy import Backend
@@ -27,11 +27,26 @@ def check(request: MountRequest, *, on_note: Callable[[str], None]) -> None:
     unmount.clear_left_behind()
     if unmount.clear_dead(request.mountpoint):
         on_note(f"cleared a dead mount at {os.fsdecode(request.mountpoint)}: its server had ended without unmounting")
+    _check_responds(request)
     real_root(request.source)
     check_mountpoint(request.mountpoint, request.source)
     check_fuse(request.backend)
     if request.stack and os.geteuid() != 0:
         raise FuseUnavailable("only root can mount an overlay, which --stack needs", "mount without --stack")
+
+
+def _check_responds(request: MountRequest) -> None:
+    """Nobody can end a process that looks at storage that hangs, so a child looks first.
+
+    Errors: SourceError, MountpointError.
+    """
+    name = os.fsdecode(request.source)
+    if not bounded.responds(request.source):
+        raise SourceError(f"the storage of {name} does not respond", "see the file systems it lies on")
+    _check_free(request.mountpoint)  # the server of a mount there may be what hangs
+    if not bounded.responds(request.mountpoint):
+        cure = "a file system on the way to it hangs: see findmnt"
+        raise MountpointError(f"the path {os.fsdecode(request.mountpoint)} does not respond", cure)
 
 
 def check_mountpoint(mountpoint: bytes, source: bytes) -> None:

@@ -17,7 +17,7 @@ import struct
 import sys
 
 #: The questions.
-EXCHANGE, RESOLVE = "exchange", "resolve"
+EXCHANGE, RESOLVE, LIST = "exchange", "resolve", "list"
 
 #: The path was walked: what comes now depends on the mount's server alone.
 WALKED = b"W"
@@ -57,6 +57,10 @@ def main(arguments: list[str]) -> None:
     try:
         if question == RESOLVE:
             report(ANSWER, resolve(os.fsencode(rest[0])))
+        elif question == LIST:
+            with os.scandir(os.fsencode(rest[0])) as entries:
+                next(entries, None)
+            report(ANSWER)
         else:
             mountpoint, mount_id, command, address = rest
             exchange(os.fsencode(mountpoint), int(mount_id), int(command), os.fsencode(address), read_all(0))

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 from symfuse.errors import UsageError
-from symfuse.mounts.bounded import real_mountpoint
+from symfuse.mounts.bounded import real_mountpoint, real_path, responds
 from symfuse.policy import (
     PROBLEMS,
     SPLIT_ORDER,
@@ -243,11 +243,13 @@ def absolute(path: Path) -> bytes:
     """A path made absolute and tidy without following links, except where a `..` would have to guess."""
     name = os.fsencode(path)
     if b".." in name.split(b"/"):
-        return os.path.realpath(name)
+        return real_path(os.path.join(os.getcwdb(), name))
     return b"/" + os.path.abspath(name).lstrip(b"/")  # abspath leaves a leading // as it is
 
 
 def _allow_root(directory: Path) -> bytes:
+    if not responds(os.path.abspath(os.fsencode(directory))):
+        raise UsageError(f"--allow-root {os.fsdecode(directory)} does not respond", "see the file systems it lies on")
     path = os.path.realpath(os.fsencode(directory))
     try:
         is_directory = stat.S_ISDIR(os.stat(path).st_mode)

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from symfuse.errors import SymfuseError
+from symfuse.mounts import bounded, preflight
+from symfuse.mounts.request import request
 from tests.conftest import MountMaker
 from tests.filesystems.source import Source
 from tests.support.mounting import MYSELF, TIMEOUT_S, Mount, has_ended
@@ -210,3 +213,64 @@ def test_a_server_ends_although_a_thread_of_it_hangs(mount: Mount, source: Sourc
     assert has_ended(mount.pid, within_s=20)
     source.stop()  # the kernel holds on to the thread until here
     source.start()
+
+
+# -- before there is a mount -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["mount", "run"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_who_mounts_a_dataset_that_hangs_can_be_stopped(
+    source: Source, start: Start, tmp_path: Path, command: str, number: signal.Signals
+) -> None:
+    source.rules({"do": "block", "op": "OPENDIR", "name": ""})
+    (tmp_path / "mount").mkdir()
+    rest = ["--", "true"] if command == "run" else []
+    at = ["--at", tmp_path / "mount"] if command == "run" else [tmp_path / "mount"]
+    waiting = start(sys.executable, "-m", "symfuse", command, source.mountpoint, *at, *rest)
+    source.wait_for_blocked(1)
+    waiting.send_signal(number)
+    try:
+        assert ends(waiting, within_s=20)
+    finally:
+        source.release()
+    assert waiting.returncode in (128 + number, -number)
+
+
+@pytest.mark.parametrize(
+    ("options", "rule"),
+    [(["--eager"], {"op": "LOOKUP", "name": "003"}), (["--dedup", "bytes"], {"op": "READ", "name": "*"})],
+)
+def test_a_mount_in_the_foreground_can_be_stopped_while_it_reads_what_hangs(
+    source: Source, start: Start, tmp_path: Path, options: list[str], rule: dict[str, str]
+) -> None:
+    source.rules({"do": "block"} | rule)
+    (tmp_path / "mount").mkdir()
+    foreground = ["mount", "--foreground", *options, source.mountpoint, tmp_path / "mount"]
+    waiting = start(sys.executable, "-m", "symfuse", *foreground)
+    source.wait_for_blocked(1)
+    waiting.send_signal(signal.SIGTERM)
+    try:
+        assert has_ended(waiting.pid, within_s=20)
+    finally:
+        source.release()  # the kernel holds on to the thread until here
+    assert ends(waiting, within_s=20)
+    assert waiting.returncode == 130
+
+
+@pytest.mark.parametrize("where", ["source", "mountpoint", "--allow-root"])
+def test_a_directory_that_does_not_respond_is_named(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    monkeypatch.setattr(bounded, "LIST_TIMEOUT_S", 1.0)
+    source.rules({"do": "block", "op": "OPENDIR", "name": ""})
+    paths = {"source": tmp_path / "a", "mountpoint": tmp_path / "b", "--allow-root": tmp_path / "c"}
+    for path in paths.values():
+        path.mkdir()
+    paths[where] = source.mountpoint
+    try:
+        with pytest.raises(SymfuseError, match="does not respond"):
+            wanted = request(paths["source"], paths["mountpoint"], allow_root=[paths["--allow-root"]])
+            preflight.check(wanted, on_note=print)
+    finally:
+        source.release()
