@@ -4,7 +4,7 @@ Decoders are large C libraries that meet hostile files here. A worker therefore 
 descriptors over a socket and knows no path; it may hold but a few files and write none; memory is bounded, and so is
 CPU time for each image. It ends when the process that started it does, however that ends.
 
-    python -m symfuse.identity.worker SOCKET      (the number of an inherited descriptor; stdin: the parent's lifeline)
+    child.py symfuse.identity.worker SOCKET      (the number of an inherited descriptor; stdin: the parent's lifeline)
 
 First it sends READY. Then, for each EXAMINE with a descriptor attached, it sends a finding. It is the kernel that keeps
 messages apart (SOCK_SEQPACKET).
@@ -74,8 +74,8 @@ def _die_with_parent() -> None:
 
     Not PR_SET_PDEATHSIG: that counts from the *thread* that started us, and would need ctypes.
     """
-    fcntl.fcntl(sys.stdin, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(sys.stdin, fcntl.F_SETFL, os.O_ASYNC)
+    fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(0, fcntl.F_SETFL, os.O_ASYNC)
 
 
 def _confine(memory_bytes: int) -> None:
@@ -101,7 +101,3 @@ def _limit_cpu(seconds: int) -> None:
 
 def _at_most(value: int, hard: int) -> int:
     return value if hard == resource.RLIM_INFINITY else min(value, hard)
-
-
-if __name__ == "__main__":
-    main()

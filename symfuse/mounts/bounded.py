@@ -48,9 +48,13 @@ def ask(
 
     Errors: OSError when no process can be started, or it fails.
     """
-    command: list[str | bytes] = [child.python(), "-I", "-S", probe.__file__, str(timeout_s), question, *arguments]
     process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd="/"
+        [*child.script(probe.__file__), str(timeout_s), question, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd="/",
+        env=child.environment(),
     )
     try:
         said, _ = process.communicate(payload, timeout=timeout_s)

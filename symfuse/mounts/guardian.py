@@ -1,4 +1,4 @@
-"""The process that outlives a killed server: `python -m symfuse.mounts.guardian MOUNTPOINT`.
+"""The process that outlives a killed server: `child.py symfuse.mounts.guardian MOUNTPOINT`.
 
 The kernel answers from its caches without asking the server. Of a mount whose server is dead it would go on to show
 the directories that were listed before, and fail only the others, which os.walk swallows: a part would pass for the
@@ -59,7 +59,7 @@ class Guardian:
         try:
             with theirs:
                 self._process = subprocess.Popen(
-                    [child.python(), "-P", "-S", "-X", "utf8", "-m", "symfuse.mounts.guardian", mountpoint],
+                    [*child.command("symfuse.mounts.guardian", alone=True), mountpoint],
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL if is_silent else None,
@@ -143,7 +143,3 @@ def _say(text: str) -> None:
     with contextlib.suppress(OSError):
         line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} symfuse[{os.getpid()}] ERROR {text}\n"
         os.write(2, line.encode("utf-8", "surrogateescape"))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -11,7 +12,7 @@ import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import IO
 
@@ -148,11 +149,10 @@ def launch(
     if in_background:
         log, request = _open_log(request)
     with log or contextlib.nullcontext():
-        process = _start(request, log)
+        process, messages = _start(request, log)
         try:
-            ready = _wait_until_ready(process, request, log, on_progress)
-            assert process.stdout is not None
-            server = ServerProcess(process, request, ready, Listener(process.stdout))
+            ready = _wait_until_ready(process, messages, request, log, on_progress)
+            server = ServerProcess(process, request, ready, Listener(messages))
             if in_background:
                 try:
                     server.detach()
@@ -164,17 +164,20 @@ def launch(
     return server
 
 
-def _start(request: MountRequest, log: IO[bytes] | None) -> subprocess.Popen[bytes]:
+def _start(request: MountRequest, log: IO[bytes] | None) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
+    """The server's process, and what it says. Errors: FuseUnavailable."""
     try:
-        process = subprocess.Popen(
-            [*child.command("symfuse.mounts.serve"), request.mountpoint],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            cwd="/",
-            env=child.environment(),
-            start_new_session=True,
-        )
+        with _pipe() as (messages, theirs):
+            process = subprocess.Popen(
+                [*child.command("symfuse.mounts.serve"), str(theirs), request.mountpoint],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,  # whatever Python is set up to run may print, before the server's code does
+                stderr=log,
+                cwd="/",
+                env=child.environment(),
+                pass_fds=[theirs],
+                start_new_session=True,
+            )
     except OSError as error:
         cure = "raise ulimit -n, -u or -v if it is low; in a program that runs Python as a library, use symfuse mount"
         raise FuseUnavailable(f"the server process cannot be started ({error})", cure) from error
@@ -182,16 +185,32 @@ def _start(request: MountRequest, log: IO[bytes] | None) -> subprocess.Popen[byt
     with contextlib.suppress(BrokenPipeError):  # dead already; its log says why
         process.stdin.write(request.to_json())
         process.stdin.flush()
-    return process
+    return process, messages
+
+
+@contextlib.contextmanager
+def _pipe() -> Iterator[tuple[IO[bytes], int]]:
+    """Our end, which is closed if anything fails, and the end that a child is given."""
+    readable, writable = os.pipe()
+    messages = open(readable, "rb")  # noqa: SIM115 - the caller's, unless something fails
+    try:
+        with open(writable, "wb"), open(fcntl.fcntl(writable, fcntl.F_DUPFD_CLOEXEC, 3), "wb") as theirs:
+            yield messages, theirs.fileno()  # not 0, 1 or 2, if ours are closed: a child's own come to lie there
+    except BaseException:
+        messages.close()
+        raise
 
 
 def _wait_until_ready(
-    process: subprocess.Popen[bytes], request: MountRequest, log: IO[bytes] | None, on_progress: OnProgress
+    process: subprocess.Popen[bytes],
+    messages: IO[bytes],
+    request: MountRequest,
+    log: IO[bytes] | None,
+    on_progress: OnProgress,
 ) -> Message:
-    """The message of a mount that became ready. Errors: SymfuseError."""
-    assert process.stdout is not None
+    """The message of a mount that became ready; `messages` is closed otherwise. Errors: SymfuseError."""
     with contextlib.ExitStack() as unless_ready:
-        messages = unless_ready.enter_context(process.stdout)
+        unless_ready.enter_context(messages)
         for line in messages:
             message = json.loads(line)
             if message["event"] == "error":

@@ -1,4 +1,4 @@
-"""One question that may hang for ever, asked in a process of its own: `python -I -S probe.py SECONDS QUESTION …`.
+"""One question that may hang for ever, asked in a process of its own: `probe.py SECONDS QUESTION …` (`child.script`).
 
 Whoever waits for a file system whose server hangs cannot always be killed; so nobody waits but this process, and who
 started it (`bounded.py`) goes on without it. It starts in 10 ms, because it loads nothing of ours. It ends itself some

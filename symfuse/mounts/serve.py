@@ -1,8 +1,8 @@
-"""The process that serves a mount: `python -m symfuse.mounts.serve MOUNTPOINT`, or the command line in the foreground.
+"""The process that serves a mount: `child.py symfuse.mounts.serve FD MOUNTPOINT`, or `symfuse mount --foreground`.
 
 The main thread decides, a worker thread prepares the view, mounts and serves. Whoever asks for a mount talks to its
 process over two pipes: on stdin the request, then nothing until DETACH or the end of the asking process, which ends
-the mount; on stdout messages, one JSON object a line (see `Report`). The argument is for the readers of ps(1) only.
+the mount; on FD messages, one JSON object a line (see `Report`). MOUNTPOINT is for the readers of ps(1) only.
 """
 
 from __future__ import annotations
@@ -76,9 +76,10 @@ def _refuse(error: SymfuseError, report: Report) -> int:
 
 
 def _take_pipes() -> tuple[int, IO[bytes]]:
-    """Move the pipes out of the way of whatever reads stdin or prints to stdout."""
+    """The lifeline, moved out of the way of whatever reads stdin, and the pipe for messages. Stdout joins the log."""
     lifeline = os.dup(0)
-    messages = os.fdopen(os.dup(1), "wb", buffering=0)
+    messages = os.fdopen(int(sys.argv[1]), "wb", buffering=0)
+    os.set_inheritable(messages.fileno(), False)
     null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     os.dup2(null, 0)
     os.close(null)
@@ -102,7 +103,3 @@ def _reporter_to(messages: IO[bytes]) -> Report:
             messages.write(json.dumps(message).encode() + b"\n")
 
     return report
-
-
-if __name__ == "__main__":
-    sys.exit(main())

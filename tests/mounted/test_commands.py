@@ -21,6 +21,7 @@ from symfuse.mounts.launch import ServerProcess, launch
 from symfuse.mounts.request import request
 from tests.conftest import MountMaker, missing
 from tests.support.mounting import MYSELF, TIMEOUT_S, WAYS, User, has_ended, mounts
+from tests.support.pythons import with_server_patched
 from tests.support.trees import Name, link, tree
 
 HOSTILE_NAMES: list[Name] = [
@@ -443,15 +444,6 @@ def test_a_server_that_dies_before_it_is_left_alone_leaves_no_mount(
     with pytest.raises(SymfuseError, match="was killed"):
         launch(request(clean, mountpoint), in_background=True)
     assert os.fsencode(mountpoint) not in mounts()
-
-
-def with_server_patched(tmp_path: Path, *lines: str) -> User:
-    """Ourselves, but in the server's process these lines run first."""
-    site = tmp_path / "site"
-    site.mkdir()
-    patch = "".join(f"    {line}\n" for line in lines)
-    (site / "sitecustomize.py").write_text(f"import sys\nif 'symfuse.mounts.serve' in sys.orig_argv:\n{patch}")
-    return User(environment={**MYSELF.environment, "PYTHONPATH": f"{site}:{MYSELF.environment['PYTHONPATH']}"})
 
 
 # -- foreground --------------------------------------------------------------------------------------------------------

@@ -1,8 +1,4 @@
-"""Pythons that lack a part, and environments meant for another program: what can work does, the rest says why.
-
-The interpreter here is a script that takes a part away and then runs the module that it was told to run. It names
-itself as sys.executable, so that the server and whatever else is started lacks the same part.
-"""
+"""Pythons that lack a part, and environments meant for another program: what can work does, the rest says why."""
 
 from __future__ import annotations
 
@@ -17,24 +13,10 @@ import pytest
 
 from symfuse.errors import ExitStatus
 from tests.conftest import MountMaker
-from tests.support.mounting import MYSELF, User, mounts
+from tests.support.mounting import MYSELF, REPOSITORY, User, mounts
 from tests.support.pictures import picture
+from tests.support.pythons import with_python
 from tests.support.trees import link, tree
-
-INTERPRETER = """#!{python}
-import os, runpy, signal, sys
-{prelude}
-sys.executable = {itself!r}
-words = sys.argv[1:]
-while words[0].startswith("-") and words[0] != "-m":
-    words = words[2:] if words[0] == "-X" else words[1:]
-if words[0] == "-m":
-    sys.argv = words[1:]
-    runpy.run_module(words[1], run_name="__main__", alter_sys=True)
-else:
-    sys.argv = words
-    runpy.run_path(words[0], run_name="__main__")
-"""
 
 
 def without_modules(*names: str) -> str:
@@ -70,14 +52,6 @@ MOUNTS = [
     *((user, "fusepy", "pidfd_open and memfd_create") for user in ("root", "user")),
     ("root", "stacked", "pidfd_open and memfd_create"),
 ]
-
-
-def with_python(user: User, directory: Path, prelude: str) -> User:
-    """The same user with such an interpreter."""
-    itself = directory / "python"
-    itself.write_text(INTERPRETER.format(python=user.python, prelude=prelude, itself=str(itself)))
-    itself.chmod(0o755)
-    return dataclasses.replace(user, python=str(itself))
 
 
 @pytest.fixture(params=["root", "user"])
@@ -183,7 +157,8 @@ def test_fusepy_without_ctypes_is_refused(tmp_path: Path, fuse: None) -> None:
 def test_root_without_ctypes_and_without_a_helper_is_told_both(tmp_path: Path, fuse: None) -> None:
     if os.geteuid() != 0:
         pytest.skip("everybody else needs the helper anyway")
-    hidden = "from symfuse.fuse import helper\nhelper.candidates = lambda: iter(())\n"
+    hidden = f"sys.path.insert(0, {str(REPOSITORY)!r})\n"
+    hidden += "from symfuse.fuse import helper\nhelper.candidates = lambda: iter(())\n"
     user = with_python(MYSELF, tmp_path, without_modules("ctypes", "_ctypes") + hidden)
     done = user.symfuse("run", tree(tmp_path / "dataset", {}), "--", "true", check=False)
     assert done.returncode == ExitStatus.RUN_FAILED
@@ -257,4 +232,4 @@ def test_the_server_is_not_told_how_to_run_another_program(
     mount = symfuse_mount(tree(tmp_path / "dataset", {"a": b"A"}))
     told = Path(f"/proc/{mount.pid}/environ").read_text().split("\0")
     names = {entry.partition("=")[0] for entry in told if entry.startswith("PYTHON")}
-    assert names == {"PYTHONPATH", "PYTHONDONTWRITEBYTECODE"}
+    assert names == {"PYTHONDONTWRITEBYTECODE"}

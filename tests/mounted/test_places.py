@@ -18,8 +18,9 @@ import pytest
 from symfuse.errors import ExitStatus
 from tests.conftest import MountMaker
 from tests.filesystems.source import Source
-from tests.mounted.test_commands import process, server_of, with_server_patched
+from tests.mounted.test_commands import process, server_of
 from tests.support.mounting import MYSELF, TIMEOUT_S, WAYS, Run, User, clear, has_ended, mounts
+from tests.support.pythons import with_server_patched
 from tests.support.trees import tree
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount other file systems")

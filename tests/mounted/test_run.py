@@ -17,7 +17,8 @@ import pytest
 
 from symfuse.errors import ExitStatus
 from tests.conftest import missing
-from tests.support.mounting import MYSELF, TIMEOUT_S, WAYS, Run, User, has_ended, mounts
+from tests.support.mounting import MYSELF, TIMEOUT_S, WAYS, Run, has_ended, mounts
+from tests.support.pythons import with_server_patched
 from tests.support.trees import tree
 
 pytestmark = pytest.mark.usefixtures("fuse")
@@ -109,15 +110,8 @@ def test_a_command_that_ignores_sigterm_is_killed(dataset: Path, tmp_path: Path)
 
 
 def test_a_thread_that_fails_ends_the_server_and_hangs_nobody(dataset: Path, tmp_path: Path) -> None:
-    patch = (
-        "import sys\n"
-        "if 'symfuse.mounts.serve' in sys.orig_argv:\n"
-        "    from symfuse.fuse.workers import RequestLoop\n"
-        "    RequestLoop._finish = lambda *_: 1 / 0\n"
-    )
-    tree(tmp_path, {"site": {"sitecustomize.py": patch.encode()}})
-    path = f"{tmp_path / 'site'}:{MYSELF.environment['PYTHONPATH']}"
-    user = User(environment={**MYSELF.environment, "PYTHONPATH": path})
+    lines = ("from symfuse.fuse.workers import RequestLoop", "RequestLoop._finish = lambda *_: 1 / 0")
+    user = with_server_patched(tmp_path, *lines)
     done = user.symfuse("run", dataset, "--", "cat", "{}/cat/1.jpg", check=False)
     assert done.returncode == ExitStatus.RUN_FAILED
     assert "ended too early (status 1)" in done.stderr

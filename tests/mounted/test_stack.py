@@ -19,11 +19,11 @@ import pytest
 
 from symfuse.errors import ExitStatus
 from tests.conftest import MountMaker, missing
-from tests.mounted.test_commands import with_server_patched
 from tests.mounted.test_requests import images, open_as_python_does, read_all, walk
 from tests.mounted.test_requests import mount as many  # noqa: F401 - a fixture
 from tests.support.costs import cost, difference, warm_cost
 from tests.support.mounting import MYSELF, Mount, User, has_ended, mounts
+from tests.support.pythons import with_server_patched
 from tests.support.trees import link, tree
 
 pytestmark = pytest.mark.usefixtures("fuse")

@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from symfuse import child
 from symfuse.errors import SymfuseError
 from symfuse.identity.decoder import WINDOW, Decoder
 from symfuse.identity.verdict import NO_DIGEST, Verdict, finding
@@ -39,7 +40,7 @@ def confined():
     else:
         return False
     try:
-        os.write(os.open(os.environ["PYTHONPATH"].split(":")[-1] + "/written", os.O_WRONLY), b"x")
+        os.write(os.open(os.environ["SYMFUSE_PYTHONPATH"].split(":")[-1] + "/written", os.O_WRONLY), b"x")
     except OSError:
         pass
     else:
@@ -73,16 +74,17 @@ def examine(fd):
         return finding(Verdict.OK if confined() else Verdict.BROKEN)
     return finding(Verdict.OK, order.encode().ljust(16, b".")[:16])
 
-worker.serve(examine, cpu_s=0)
+def main():
+    worker.serve(examine, cpu_s=0)
 '''
 
 
 @pytest.fixture
-def obedient(tmp_path: Path) -> Sequence[str]:
+def obedient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sequence[str]:
     """The command of an obedient worker."""
-    script = tmp_path / "obedient.py"
-    script.write_text(OBEDIENT)
-    return [sys.executable, str(script)]
+    (tmp_path / "obedient.py").write_text(OBEDIENT)
+    monkeypatch.syspath_prepend(tmp_path)
+    return child.command("obedient")
 
 
 @contextmanager
@@ -187,6 +189,7 @@ def test_stopping_does_not_wait_for_a_decoder(obedient: Sequence[str], order: st
 PARENT = """
 import sys, tempfile
 from symfuse.identity.decoder import Decoder
+sys.path.append(sys.argv.pop(1))
 with Decoder(command=sys.argv[2:]) as decoder, tempfile.TemporaryFile() as one, tempfile.TemporaryFile() as other:
     one.write(b"a"); one.flush()
     other.write(sys.argv[1].encode()); other.flush()
@@ -198,7 +201,7 @@ with Decoder(command=sys.argv[2:]) as decoder, tempfile.TemporaryFile() as one, 
 @pytest.mark.parametrize("order", ["sleep", "run away"])
 def test_a_worker_dies_with_its_parent_in_the_middle_of_a_file(obedient: Sequence[str], order: str) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", PARENT, order, *obedient], stdout=subprocess.PIPE, cwd=REPOSITORY
+        [sys.executable, "-c", PARENT, sys.path[0], order, *obedient], stdout=subprocess.PIPE, cwd=REPOSITORY
     ) as parent:
         assert parent.stdout is not None
         worker = psutil.Process(int(parent.stdout.readline()))
