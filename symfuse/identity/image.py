@@ -16,16 +16,22 @@ another decoder can tell apart.
 
 from __future__ import annotations
 
-import itertools
+import contextlib
+import importlib
+import io
+import mmap
 import os
 import warnings
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from blake3 import blake3
 from PIL import Image
 
 from symfuse.identity.verdict import DIGEST_BYTES, NO_DIGEST, Verdict, finding
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 #: The most pixels that Pillow's own loaders accept by default, at which `load_img` raises; a 150-megapixel photograph
 #: passes. Twice as large as `Image.MAX_IMAGE_PIXELS`, from which on Pillow warns.
@@ -34,6 +40,16 @@ MAX_PIXELS = 2 * 89_478_485
 STRIP_PIXELS = 1 << 20
 #: Bytes read at a time where a file is read rather than decoded.
 PIECE_BYTES = 1 << 20
+
+#: Memory for each pixel that no decoder was seen to take more of (WebP).
+BYTES_PER_PIXEL = 17
+#: See `_examine_again`.
+MAX_AGAIN_BYTES = 512 << 20
+#: What decoders import only when they need it.
+LATE_IMPORTS = (
+    *("copy", "PIL.ImageChops", "PIL.ImageColor", "PIL.ImageOps", "PIL.ImageSequence", "PIL.TiffTags"),
+    *("encodings.ascii", "encodings.latin_1", "encodings.cp1252", "encodings.utf_16", "encodings.utf_16_be"),
+)
 
 #: Formats by which a file is an image whatever its name: each begins with a signature that no other file has by chance.
 #: Pillow would take nearly any bytes for TGA or PCD.
@@ -51,55 +67,127 @@ def prepare() -> None:
     warnings.simplefilter("ignore")
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
     Image.init()
+    for name in LATE_IMPORTS:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
 
 
 def examine(fd: int) -> bytes:
     """The finding on an open file. The descriptor stays open.
 
+    What storage fails to read is UNKNOWN.
+
     Errors: MemoryError, so that a process with all its memory at hand can try again.
     """
-    try:
-        with open(fd, "rb", closefd=False) as file:
-            verdict, digest = _decode(file)
-    except MemoryError:
-        raise
-    except Exception:  # decoders of broken files raise anything: OSError, SyntaxError, struct.error, zlib.error...
-        verdict, digest = Verdict.BROKEN, NO_DIGEST
-    # What is no image is known by its head, and can be of any size.
-    looked_at = {Verdict.BROKEN: None, Verdict.NOT_AN_IMAGE: 1}
-    if verdict in looked_at and not _is_readable(fd, pieces=looked_at[verdict]):
-        verdict = Verdict.UNKNOWN  # not the file is broken, but the storage
+    with open(fd, "rb", closefd=False) as source:
+        verdict, digest = _examine(source, fd)
+    if verdict in (Verdict.BROKEN, Verdict.NOT_AN_IMAGE):
+        return _examine_again(fd, verdict)
     return finding(verdict, digest)
 
 
-def _decode(file: BinaryIO) -> tuple[Verdict, bytes]:
+def _examine_again(fd: int, verdict: Verdict) -> bytes:
+    """Decoders do not say whether storage was their trouble. So see to that, and believe only what comes of it then.
+
+    A broken image is read into memory first, for some decoders read behind our back; not one beyond MAX_AGAIN_BYTES.
+    Errors: MemoryError.
+    """
+    try:
+        content = _content(fd) if verdict is Verdict.BROKEN else None
+    except OSError:
+        return finding(Verdict.UNKNOWN)
+    if content is not None:
+        return finding(*_examine(io.BytesIO(content), fd))
+    file = _File(fd, closefd=False)
+    with io.BufferedReader(file) as source:
+        found = _examine(source, fd)
+    return finding(Verdict.UNKNOWN) if file.has_failed else finding(*found)
+
+
+class _File(io.FileIO):
+    """A file that notes when its storage fails."""
+
+    has_failed = False
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int | None:
+        """As of any file."""
+        try:
+            return super().readinto(buffer)
+        except OSError:
+            self.has_failed = True
+            raise
+
+    def readall(self) -> bytes:
+        """As of any file."""
+        try:
+            return super().readall()
+        except OSError:
+            self.has_failed = True
+            raise
+
+
+def _content(fd: int) -> bytes | None:
+    """All that a file holds, None if that is too much. Errors: OSError."""
+    pieces, size = [], 0
+    for piece in _pieces(fd):
+        pieces.append(piece)
+        size += len(piece)
+        if size > MAX_AGAIN_BYTES:
+            return None
+    return b"".join(pieces)
+
+
+def _examine(source: BinaryIO, fd: int) -> tuple[Verdict, bytes]:
+    """A verdict, and the pixels' digest. Errors: MemoryError."""
+    try:
+        return _decode(source, fd)
+    except MemoryError:
+        raise
+    except Exception:  # decoders of broken files raise anything: OSError, SyntaxError, struct.error, zlib.error...
+        return Verdict.BROKEN, NO_DIGEST
+
+
+def _decode(file: BinaryIO, fd: int) -> tuple[Verdict, bytes]:
     """The verdict, and the pixels' digest if it loads. Errors: whatever the decoder of a broken image raises."""
     try:
         image = Image.open(file, formats=[name for name in CERTAIN_FORMATS if name in Image.OPEN])
     except (MemoryError, Image.DecompressionBombError):
         raise
     except Exception:
-        return _decode_rare(file)
-    return Verdict.OK, _loaded_digest(image, file)
+        return _decode_rare(file, fd)
+    return Verdict.OK, _loaded_digest(image, fd)
 
 
-def _decode_rare(file: BinaryIO) -> tuple[Verdict, bytes]:
+def _decode_rare(file: BinaryIO, fd: int) -> tuple[Verdict, bytes]:
     """For what Pillow's other decoders take. They err about what is none of their files. Errors: MemoryError."""
     rare = [name for name in Image.ID if name not in FORBIDDEN_FORMATS and name not in CERTAIN_FORMATS]
     try:
-        return Verdict.RARE, _loaded_digest(Image.open(file, formats=rare), file)
+        return Verdict.RARE, _loaded_digest(Image.open(file, formats=rare), fd)
     except MemoryError:
         raise
     except Exception:
         return Verdict.NOT_AN_IMAGE, NO_DIGEST
 
 
-def _loaded_digest(image: Image.Image, file: BinaryIO) -> bytes:
-    """Errors: whatever the decoder raises."""
+def _loaded_digest(image: Image.Image, fd: int) -> bytes:
+    """Errors: whatever the decoder raises; MemoryError also where it has other words for that."""
+    pixels = image.width * image.height
     with image:
         deep = _is_cut_to_8_bits(image)
-        image.load()
-        return _contents_digest(file.fileno()) if deep else pixels_digest(image)
+        try:
+            image.load()
+        except Exception:
+            _check_memory(pixels * BYTES_PER_PIXEL)
+            raise
+        return _contents_digest(fd) if deep else pixels_digest(image)
+
+
+def _check_memory(size: int) -> None:
+    """Errors: MemoryError when so many bytes are not to be had."""
+    try:
+        mmap.mmap(-1, max(1, size), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+    except OSError as error:
+        raise MemoryError from error
 
 
 def pixels_digest(image: Image.Image) -> bytes:
@@ -165,16 +253,6 @@ def _contents_digest(fd: int) -> bytes:
     for piece in _pieces(fd):
         hasher.update(piece)
     return hasher.digest(DIGEST_BYTES)
-
-
-def _is_readable(fd: int, *, pieces: int | None) -> bool:
-    """Whether some pieces, or all, can be read."""
-    try:
-        for _ in itertools.islice(_pieces(fd), pieces):
-            pass
-    except OSError:
-        return False
-    return True
 
 
 def _pieces(fd: int) -> Iterator[bytes]:

@@ -22,7 +22,7 @@ from symfuse.identity.verdict import DIGEST_BYTES, FINDING_BYTES, NO_DIGEST, Ver
 from symfuse.identity.work import PROGRESS_INTERVAL_S, Files, Job, OnProgress, Work, verified
 
 #: Counted up whenever image.py finds something else in the same file.
-REVISION = 1
+REVISION = 2
 #: Endings of the names that Keras, TensorFlow and torchvision take for images.
 IMAGE_ENDINGS = (b".jpg", b".jpeg", b".png", b".bmp", b".gif", b".webp", b".tif", b".tiff", b".ppm", b".pgm")
 #: Each costs two descriptors and one for each file that it was given ahead, and few may have more than 1024.

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageFile
 from skimage import data
 
 from symfuse.identity import image
-from symfuse.identity.verdict import DIGEST_BYTES, NO_DIGEST, Verdict
+from symfuse.identity.verdict import DIGEST_BYTES, NO_DIGEST, Verdict, finding
 
 RGB = Image.fromarray(data.astronaut()[100:164, 180:260])  # type: ignore[no-untyped-call]
 GREY = Image.fromarray(data.camera()[200:264, 200:280])  # type: ignore[no-untyped-call]
@@ -295,9 +295,54 @@ def test_a_file_that_cannot_be_read_is_unknown(monkeypatch: pytest.MonkeyPatch) 
     def pread(_fd: int, _size: int, _offset: int) -> bytes:
         raise OSError(errno.EIO, "bad disk")
 
+    with open("/proc/self/mem", "rb") as unreadable:  # nothing is mapped at its beginning: EIO
+        assert image.examine(unreadable.fileno()) == finding(Verdict.UNKNOWN)
     monkeypatch.setattr(os, "pread", pread)
     assert examined(PNG[:-100])[0] is Verdict.UNKNOWN
+
+
+def test_what_storage_fails_to_read_is_not_taken_for_no_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow takes a head that it cannot read for no image's."""
+    failures = [OSError(errno.EIO, "bad disk")]
+
+    class Flaky(io.FileIO):
+        def readinto(self, buffer: Any) -> int | None:
+            if failures:
+                raise failures.pop()
+            return super().readinto(buffer)
+
+    monkeypatch.setattr(image, "_File", type("FlakyFile", (image._File, Flaky), {}))
     assert examined(b"no image")[0] is Verdict.UNKNOWN
+    assert not failures
+    assert examined(b"no image")[0] is Verdict.NOT_AN_IMAGE
+
+
+def test_a_storage_that_fails_once_breaks_no_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    load, failures = ImageFile.ImageFile.load, [OSError(errno.EIO, "bad disk")]
+
+    def flaky(image_file: ImageFile.ImageFile) -> Any:
+        if failures:
+            raise failures.pop()
+        return load(image_file)
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", flaky)
+    assert examined(encoded(RGB, "JPEG"))[0] is Verdict.OK
+
+
+def test_a_decoder_that_ran_out_of_memory_and_calls_it_something_else_is_believed_to_have(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def load(_self: Image.Image) -> None:
+        raise OSError("unrecognized data stream contents when reading image file")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
+    assert examined(PNG)[0] is Verdict.BROKEN
+    monkeypatch.setattr("symfuse.identity.image.mmap.mmap", refuse)
+    with pytest.raises(MemoryError):
+        examined(PNG)
 
 
 def test_a_large_file_that_is_no_image_is_not_read() -> None:
