@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import logging
 import os
@@ -18,7 +19,7 @@ from types import TracebackType
 from symfuse import child
 from symfuse.errors import FuseUnavailable
 from symfuse.identity.verdict import FINDING_BYTES, Verdict, finding
-from symfuse.identity.worker import EXAMINE, READY
+from symfuse.identity.worker import EXAMINE, NUMBER_BYTES, READY, STARVED
 
 COMMAND = child.command("symfuse.identity.worker")
 #: Files that a worker has been given ahead, so that it never waits for us.
@@ -35,8 +36,13 @@ REAP_S = 1.0
 #: Workers that one file may end. A second chance, because an earlier file may have spoiled the first one's memory.
 MAX_DEATHS = 2
 
-#: What of our environment Python may need to start at all; a worker gets no more.
-NEEDED_VARIABLES = ("LD_LIBRARY_PATH",)
+#: Ends of a worker that speak against the file: faults of a decoder, and our limit on its CPU time. Any other signal
+#: comes from outside, or from storage (SIGBUS: a mapped file that cannot be read).
+FAULTS = (-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGFPE, -signal.SIGILL, -signal.SIGTRAP, -signal.SIGXCPU)
+
+#: More than the longest message of a worker.
+MESSAGE_BYTES = 1024
+REPLY_BYTES = NUMBER_BYTES + FINDING_BYTES
 #: glibc and Pillow else hand memory back to the kernel after each image and fetch it again for the next. Measured, on
 #: 25 KB JPEGs: 0.4 ms an image instead of 0.8.
 MEMORY_VARIABLES = {
@@ -44,6 +50,8 @@ MEMORY_VARIABLES = {
     "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
     "PILLOW_BLOCKS_MAX": "1",
 }
+
+_VERDICTS = frozenset(Verdict)
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +85,8 @@ class Decoder:
         """A finding for each open file, in order; ends early once `is_stopped`.
 
         A descriptor must stay open until its finding is there. A file that ends two workers is BROKEN; UNKNOWN if they
-        were killed from outside (when the machine's memory ended, say), or if it took too long by the clock.
+        were killed from outside (when the machine's memory ended, say) or had less memory or CPU time than ours may
+        take, if it took too long by the clock, or if they said anything but a finding on it, which ends them, too.
 
         Errors: FuseUnavailable when a worker does not start.
         """
@@ -93,32 +102,60 @@ class Decoder:
             message = self._receive(is_stopped)
             if message is None:
                 return
-            if message == READY:
-                self._is_ready = True
+            if not self._is_ready and message.startswith(READY):
+                self._note_ready(message[len(READY) :])
                 continue
-            if not message:
+            reply = self._finding(message)
+            if reply is None:
                 verdict = self._replace()
                 deaths += 1
                 if deaths < MAX_DEATHS:
                     self._send(*flying)
                     continue
-                message = finding(verdict)
+                reply = finding(verdict)
                 self._send(*itertools.islice(flying, 1, None))
             deaths = 0
             flying.popleft()
-            yield message
+            yield reply
 
     def _send(self, *fds: int) -> None:
         with contextlib.suppress(ConnectionError):  # the worker has died, as the next receive will tell
             for fd in fds:
-                socket.send_fds(self._socket, [EXAMINE], [fd])
+                number = os.urandom(NUMBER_BYTES)  # not to be guessed before it comes
+                self._numbers.append(number)
+                try:
+                    socket.send_fds(self._socket, [EXAMINE + number], [fd])
+                except ConnectionError:
+                    raise
+                except OSError:  # too many descriptors are under way; the worker answers that it got none
+                    self._socket.send(EXAMINE + number)
+
+    def _note_ready(self, said: bytes) -> None:
+        self._is_ready = True
+        self._is_starved = said.startswith(STARVED)
+        _log_once(said[1:].decode("utf-8", "replace"), is_starved=self._is_starved)
+
+    def _finding(self, message: bytes) -> bytes | None:
+        """The finding on the first file that has none yet; None when the worker is dead, which other messages make it.
+
+        What decodes hostile files may send anything. A reply that nobody asked for would count for the next file.
+        """
+        number, reply = message[:NUMBER_BYTES], message[NUMBER_BYTES:]
+        is_asked_for = self._is_ready and len(message) == REPLY_BYTES and number == self._numbers[0]
+        if is_asked_for and reply[0] in _VERDICTS:
+            self._numbers.popleft()
+            return reply
+        if message:
+            log.debug("the worker that decodes images said what it must not")
+            self._process.kill()
+        return None
 
     def _receive(self, is_stopped: Callable[[], bool]) -> bytes | None:
         """The next message; empty when the worker has died, of its own or for being late; None once `is_stopped`."""
         deadline = time.monotonic() + (self._wall_s if self._is_ready else START_S)
         while not is_stopped():
             try:
-                return self._socket.recv(FINDING_BYTES)
+                return self._socket.recv(MESSAGE_BYTES)
             except ConnectionError:
                 continue  # it has died; the kernel says so once, ahead of what it had still sent
             except TimeoutError:
@@ -148,7 +185,8 @@ class Decoder:
                 raise _does_not_start(error) from error
         self._socket = ours
         self._socket.settimeout(TICK_S)
-        self._is_ready = False
+        self._is_ready = self._is_starved = False
+        self._numbers: deque[bytes] = deque()  # of requests without an answer
 
     def _replace(self) -> Verdict:
         """A new worker for a dead one; what that death says of the file. Errors: FuseUnavailable."""
@@ -156,8 +194,9 @@ class Decoder:
         log.debug("the worker that decodes images ended with status %s", status)
         if not self._is_ready:
             raise _does_not_start(f"status {status}")
+        is_the_files = status is not None and (status > 0 or status in FAULTS) and not self._is_starved
         self._start()
-        return Verdict.UNKNOWN if status in (None, -signal.SIGKILL) else Verdict.BROKEN
+        return Verdict.BROKEN if is_the_files else Verdict.UNKNOWN
 
     def _end(self) -> int | None:
         """Wait for a worker that is about to end; its status, None if that takes too long."""
@@ -180,7 +219,14 @@ def _does_not_start(why: object) -> FuseUnavailable:
     )
 
 
+@functools.cache
+def _log_once(confinement: str, *, is_starved: bool) -> None:
+    log.info("images are decoded by processes with %s", confinement)
+    if is_starved:
+        log.info("their memory or CPU time is limited from outside (ulimit -v, -d, -t): large images may stay unread")
+
+
 def _environment() -> dict[str, str]:
-    """A worker must find the same packages as we did, and is told nothing else."""
-    kept = {name: os.environ[name] for name in NEEDED_VARIABLES if name in os.environ}
+    """A worker must find the same packages and libraries as we did, and is told nothing else."""
+    kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
     return kept | MEMORY_VARIABLES | child.needed_environment()

@@ -1,19 +1,21 @@
 """The process that decodes images for symfuse, one after the other, and can be lost at any time.
 
-Decoders are large C libraries that meet hostile files here. A worker therefore has nothing to lose: it gets open
-descriptors over a socket and knows no path; it may hold but a few files and write none; memory is bounded, and so is
-CPU time for each image. It ends when the process that started it does, however that ends.
+Decoders are large C libraries that meet hostile files here. A worker therefore has nothing to lose: it is handed
+descriptors, open for reading, over a socket, and can open nothing itself; memory is bounded, and so is CPU time for
+each image. What else it gives up is in `confine.py`. It ends when the process that started it does, however that ends.
 
     child.py symfuse.identity.worker SOCKET      (the number of an inherited descriptor; stdin: the parent's lifeline)
 
-First it sends READY. Then, for each EXAMINE with a descriptor attached, it sends a finding. It is the kernel that keeps
-messages apart (SOCK_SEQPACKET).
+First it sends READY (`ready`). Then, for each EXAMINE with a number and a descriptor attached, it sends that number and
+a finding. It is the kernel that keeps messages apart (SOCK_SEQPACKET).
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import importlib.abc
+import mmap
 import os
 import resource
 import socket
@@ -21,10 +23,15 @@ import sys
 import time
 from collections.abc import Callable
 
+from symfuse.identity import confine
 from symfuse.identity.verdict import Verdict, finding
 
 READY = b"ready"
 EXAMINE = b"?"
+#: How long the number of a request is.
+NUMBER_BYTES = 4
+#: What READY says of limits: that all are ours, or that somebody else has set a lower one.
+ALL_OURS, STARVED = b"+", b"-"
 
 #: Address space of a worker. Measured, an image of MAX_PIXELS: 0.7 GiB from PNG or JPEG, 1.2 from progressive JPEG, 2.8
 #: from WebP.
@@ -49,24 +56,55 @@ def main() -> None:
 
 def serve(examine: Examine, *, cpu_s: int = CPU_S, memory_bytes: int = MEMORY_BYTES) -> None:
     """Confine this process and answer until the other end closes. Tests put decoders of their own here."""
-    _die_with_parent()
-    _confine(memory_bytes)
     with open(os.devnull, "wb") as null:
-        os.dup2(null.fileno(), 2)  # libtiff writes what it thinks of each file
-    with socket.socket(fileno=int(sys.argv[1])) as parent, contextlib.suppress(ConnectionError):
-        parent.send(READY)
-        while True:
-            message, fds, _flags, _address = socket.recv_fds(parent, 1, 1)
-            if not message:
-                return
-            _limit_cpu(cpu_s)
-            try:
-                # Without a descriptor (too many are open) nothing can be said of the file.
-                reply = examine(fds[0]) if fds else finding(Verdict.UNKNOWN)
-            finally:
-                for fd in fds:
-                    os.close(fd)
-            parent.send(reply)
+        for number in (1, 2):  # libtiff writes what it thinks of each file
+            os.dup2(null.fileno(), number)
+    parent = socket.socket(fileno=int(sys.argv[1]))
+    os.nice(NICENESS)
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as score:
+        score.write("1000")  # if the machine's memory ends, let the kernel take a worker
+    limits = ALL_OURS if _limit(memory_bytes) else STARVED
+    steps = [confine.change_user()]
+    _die_with_parent()  # as the user that we are from now on
+    steps += confine.shut_in()
+    with parent, contextlib.suppress(ConnectionError):
+        parent.send(READY + limits + confine.in_words(steps).encode())
+        _answer(parent, examine, cpu_s)
+
+
+def _answer(parent: socket.socket, examine: Examine, cpu_s: int) -> None:
+    """Answer until the other end closes. Errors: ConnectionError; whatever `examine` raises."""
+    missed = _MissedImports()
+    sys.meta_path.insert(0, missed)
+    while True:
+        message, fds, _flags, _address = socket.recv_fds(parent, len(EXAMINE) + NUMBER_BYTES, 1)
+        if not message:
+            return
+        _limit_cpu(cpu_s)
+        try:
+            # Without a descriptor (too many are open) nothing can be said of the file.
+            reply = examine(fds[0]) if fds else finding(Verdict.UNKNOWN)
+        finally:
+            for fd in fds:
+                os.close(fd)
+        if missed.names and reply[0] in (Verdict.BROKEN, Verdict.NOT_AN_IMAGE):
+            reply = finding(Verdict.UNKNOWN)
+        missed.names.clear()
+        parent.send(message[len(EXAMINE) :] + reply)
+
+
+class _MissedImports(importlib.abc.MetaPathFinder):
+    """Notes what a decoder tries to import that `image.prepare` has not loaded: nothing can be opened any more.
+
+    That is our fault, and no verdict on a file must come from it.
+    """
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def find_spec(self, name: str, _path: object, _target: object = None, /) -> None:
+        """Note it, and leave it to the others to fail."""
+        self.names.append(name)
 
 
 def _die_with_parent() -> None:
@@ -78,10 +116,9 @@ def _die_with_parent() -> None:
     fcntl.fcntl(0, fcntl.F_SETFL, os.O_ASYNC)
 
 
-def _confine(memory_bytes: int) -> None:
-    os.nice(NICENESS)
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as score:
-        score.write("1000")  # if the machine's memory ends, let the kernel take a worker
+def _limit(memory_bytes: int) -> bool:
+    """Limit what this process can take. False when it has less than that already, of memory or of CPU time."""
+    has_memory = _has(memory_bytes)
     # Not RLIMIT_NPROC: decoders of AVIF work in threads.
     for what, most in (
         (resource.RLIMIT_CORE, 0),
@@ -91,6 +128,18 @@ def _confine(memory_bytes: int) -> None:
     ):
         limit = _at_most(most, resource.getrlimit(what)[1])
         resource.setrlimit(what, (limit, limit))
+    return has_memory and resource.getrlimit(resource.RLIMIT_CPU)[1] == resource.RLIM_INFINITY
+
+
+def _has(memory_bytes: int) -> bool:
+    """Whether so much memory can be had: limits of others and a kernel that promises no more than it has prevent it."""
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+    try:
+        mmap.mmap(-1, memory_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+    except OSError:
+        return False
+    return True
 
 
 def _limit_cpu(seconds: int) -> None:

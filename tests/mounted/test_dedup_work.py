@@ -160,6 +160,36 @@ def test_two_mounts_of_one_dataset_at_once(backend: str, own_cache: Path, tmp_pa
     assert not opens.counts(), "whoever wrote last, nothing is lost"
 
 
+def test_an_image_that_a_limit_from_outside_keeps_from_decoding_is_shown_and_nothing_is_remembered(
+    own_cache: Path, tmp_path: Path
+) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (11_600, 8_700)).save(file, "PNG", compress_level=1)
+    dataset = tree(tmp_path / "dataset", {"cat": {"huge.png": file.getvalue(), "small.png": A, "cut.png": A[:-30]}})
+    settle(dataset)
+    command: list[str | Path] = [
+        MYSELF.python,
+        "-m",
+        "symfuse",
+        "run",
+        "--broken-images",
+        "hide",
+        dataset,
+        "--",
+        "ls",
+        "{}/cat",
+    ]
+    limited = MYSELF.run("sh", "-c", 'ulimit -v 400000; exec "$@"', "sh", *command)
+    assert limited.stdout == "huge.png\nsmall.png\n"
+    assert "1 unread" in limited.stderr
+    assert "limited from outside" in limited.stderr
+    with Opens(dataset) as opens:
+        free = MYSELF.run(*command)
+    assert free.stdout == "huge.png\nsmall.png\n"
+    assert "unread" not in free.stderr
+    assert set(opens.counts()) == {"cat/huge.png"}, "of the others the verdict stands"
+
+
 # -- Ctrl-C ------------------------------------------------------------------------------------------------------------
 
 

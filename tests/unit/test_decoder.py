@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -21,11 +22,11 @@ from symfuse import child
 from symfuse.errors import SymfuseError
 from symfuse.identity.decoder import WINDOW, Decoder
 from symfuse.identity.verdict import NO_DIGEST, Verdict, finding
-from tests.support.mounting import REPOSITORY, children
+from tests.support.mounting import REPOSITORY, TIMEOUT_S, children
 
 #: A worker that does what the file in its hands says, with the limits of a real one but for one second of CPU time.
 OBEDIENT = '''
-import os, resource, signal, socket, sys, tempfile, time
+import os, resource, signal, socket, sys, tempfile, threading, time
 from symfuse.identity import worker
 from symfuse.identity.verdict import Verdict, finding
 
@@ -35,12 +36,6 @@ def confined():
     """Whether everything that a decoder has no use for is out of reach."""
     try:
         held = [os.dup(0) for _ in range(worker.MAX_FILES)]
-    except OSError:
-        pass
-    else:
-        return False
-    try:
-        os.write(os.open(os.environ["SYMFUSE_PYTHONPATH"].split(":")[-1] + "/written", os.O_WRONLY), b"x")
     except OSError:
         pass
     else:
@@ -70,11 +65,38 @@ def examine(fd):
             pass
     elif order == "sleep":
         time.sleep(1000)
+    elif order == "longer":
+        return finding(Verdict.OK) + b"x"
+    elif order == "much longer":
+        return finding(Verdict.OK) * 1000
+    elif order == "shorter":
+        return finding(Verdict.OK)[:-1]
+    elif order == "nothing":
+        return b""
+    elif order == "a verdict that there is not":
+        return bytes([77]) + bytes(16)
+    elif order == "twice":
+        PARENT.send(b"1234" + finding(Verdict.OK))
+    elif order == "ready again":
+        PARENT.send(worker.READY + b"+")
+    elif order == "close":
+        PARENT.shutdown(socket.SHUT_RDWR)
+        os.close(int(sys.argv[1]))
+        time.sleep(1000)
+    elif order == "late":
+        threading.Timer(0.05, PARENT.send, [b"1234" + finding(Verdict.OK)]).start()
+    elif order == "import":
+        try:
+            import wave
+        except ImportError:
+            return finding(Verdict.BROKEN)
     elif order == "confined":
         return finding(Verdict.OK if confined() else Verdict.BROKEN)
     return finding(Verdict.OK, order.encode().ljust(16, b".")[:16])
 
 def main():
+    global PARENT
+    PARENT = socket.socket(fileno=os.dup(int(sys.argv[1])))
     worker.serve(examine, cpu_s=0)
 '''
 
@@ -141,7 +163,19 @@ def test_no_more_files_are_opened_than_a_worker_is_given_ahead(obedient: Sequenc
     [
         ("signal 11", Verdict.BROKEN),
         ("signal 6", Verdict.BROKEN),
+        ("signal 8", Verdict.BROKEN),
         ("signal 9", Verdict.UNKNOWN),  # somebody else's doing: the kernel's, when the machine's memory ends
+        ("signal 15", Verdict.UNKNOWN),
+        ("signal 1", Verdict.UNKNOWN),
+        ("signal 7", Verdict.UNKNOWN),  # storage's, under a mapped file
+        ("longer", Verdict.UNKNOWN),
+        ("much longer", Verdict.UNKNOWN),
+        ("shorter", Verdict.UNKNOWN),
+        ("nothing", Verdict.UNKNOWN),
+        ("a verdict that there is not", Verdict.UNKNOWN),
+        ("twice", Verdict.UNKNOWN),
+        ("ready again", Verdict.UNKNOWN),
+        ("close", Verdict.UNKNOWN),
         ("exit", Verdict.BROKEN),
         ("eat", Verdict.BROKEN),
         ("run away", Verdict.BROKEN),
@@ -154,6 +188,43 @@ def test_a_file_that_ends_its_worker_costs_its_own_verdict_only(
     with Decoder(command=obedient) as decoder, files(*orders) as fds:
         expected = [finding(verdict) if each == order else ok(each) for each in orders]
         assert list(decoder.examine(fds, never)) == expected
+
+
+@pytest.mark.parametrize("order", ["signal 11", "eat", "exit", "run away"])
+def test_what_ends_a_worker_with_less_than_ours_may_take_is_unknown(obedient: Sequence[str], order: str) -> None:
+    """Its limits are inherited, and say nothing about the file."""
+    limited = ["sh", "-c", 'ulimit -v 2000000; exec "$@"', "sh", *obedient]
+    with Decoder(command=limited) as decoder, files("a", order, "b") as fds:
+        assert list(decoder.examine(fds, never)) == [ok("a"), finding(Verdict.UNKNOWN), ok("b")]
+
+
+def test_a_reply_that_comes_after_the_last_one_counts_for_no_other_file(obedient: Sequence[str]) -> None:
+    with Decoder(command=obedient) as decoder, files("late", "a") as fds:
+        before = decoder.pid
+        assert list(decoder.examine(fds[:1], never)) == [ok("late")]
+        assert select.select([decoder._socket], [], [], TIMEOUT_S)[0], "it has said more"
+        assert list(decoder.examine(fds[1:], never)) == [ok("a")]
+        assert decoder.pid != before
+
+
+def test_no_verdict_comes_from_a_module_that_cannot_be_loaded_any_more(obedient: Sequence[str]) -> None:
+    with Decoder(command=obedient) as decoder, files("import", "a") as fds:
+        assert list(decoder.examine(fds, never)) == [finding(Verdict.UNKNOWN), ok("a")]
+
+
+def test_too_many_descriptors_under_way_cost_a_verdict_and_not_the_mount(
+    obedient: Sequence[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send_fds, refused = socket.send_fds, [errno.ETOOMANYREFS]
+
+    def refuse_once(to: socket.socket, buffers: list[bytes], fds: list[int]) -> int:
+        if refused:
+            raise OSError(refused[0], os.strerror(refused.pop()))
+        return send_fds(to, buffers, fds)
+
+    monkeypatch.setattr(socket, "send_fds", refuse_once)
+    with Decoder(command=obedient) as decoder, files("a", "b") as fds:
+        assert list(decoder.examine(fds, never)) == [finding(Verdict.UNKNOWN), ok("b")]
 
 
 def test_who_meets_a_worker_that_others_have_spoiled_gets_a_second_chance(obedient: Sequence[str]) -> None:
@@ -209,15 +280,10 @@ def test_a_worker_dies_with_its_parent_in_the_middle_of_a_file(obedient: Sequenc
     worker.wait(10)  # not our child, so that psutil polls
 
 
-def test_a_worker_has_what_it_needs_and_no_more(
-    obedient: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "written").write_bytes(b"")
+def test_a_worker_has_what_it_needs_and_no_more(obedient: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET", "x")
-    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
     with Decoder(command=obedient) as decoder, files("confined") as fds:
         assert list(decoder.examine(fds, never)) == [finding(Verdict.OK)]
-    assert (tmp_path / "written").read_bytes() == b""
 
 
 def test_a_worker_that_does_not_start_is_an_error_not_a_broken_image() -> None:
