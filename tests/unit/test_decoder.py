@@ -88,7 +88,7 @@ def examine(fd):
     elif order == "import":
         try:
             import wave
-        except ImportError:
+        except (ImportError, OSError):  # the finder may still know the directory, and fail to open the file
             return finding(Verdict.BROKEN)
     elif order == "confined":
         return finding(Verdict.OK if confined() else Verdict.BROKEN)
