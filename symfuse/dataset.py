@@ -156,16 +156,24 @@ class Dataset:
                 break
             time.sleep(wait_s)
             try:
-                target, status = None, os.stat(name, dir_fd=fd, follow_symlinks=False)
-                if stat.S_ISLNK(status.st_mode):
-                    hop = Hop(join(path, name), os.readlink(name, dir_fd=fd))
-                    target, status = self.links.follow(path, hop)
-                return Entry(status, self._problem(status, name, fd, target), target)
+                return self._look(path, name, fd)
             except Unresolvable as unresolvable:
                 return Entry(None, unresolvable.kind)
             except OSError as again:
                 error = again
         return Entry(None, kind_of(error), None, error.errno in _TRANSIENT)
+
+    def _look(self, path: bytes, name: bytes, fd: int) -> Entry:
+        """One name by itself, judged as in the loop of `entries`. Errors: Unresolvable; OSError."""
+        target, status = None, os.stat(name, dir_fd=fd, follow_symlinks=False)
+        if stat.S_ISLNK(status.st_mode):
+            target, status = self.links.follow(path, Hop(join(path, name), os.readlink(name, dir_fd=fd)))
+        if status.st_dev in self.volumes.triggers:
+            status = self._triggered(fd, name if target is None else target)
+        problem = self._problem(status, name, fd, target)
+        if status.st_size <= 0 and problem is None:
+            problem = self._size_problem(path, name, status, target)
+        return Entry(status, problem, target)
 
     @contextlib.contextmanager
     def _opened(self, path: bytes) -> Iterator[int]:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import NamedTuple, TypeVar
 
-from symfuse.mountinfo import MountWatch
+from symfuse.mountinfo import MountWatch, mounts
 from symfuse.policy import Kind
 from symfuse.source.longpaths import LongPaths
 
@@ -89,7 +89,7 @@ class Links:
         self._mounts = MountWatch()
         #: Where views are mounted, ours and others', which must not be looked at through a link.
         self.views: frozenset[bytes] = frozenset()
-        self._older = frozenset(entry.mount_id for entry in self._mounts.entries() if entry.shows_view)
+        self._older = frozenset(entry.mount_id for entry in mounts() if entry.shows_view)
         self._newer: frozenset[bytes] = frozenset()  # mountpoints of views that are younger than this
         self._note_mounts()
 
@@ -107,7 +107,7 @@ class Links:
         return True
 
     def _note_mounts(self) -> None:
-        views = [entry for entry in self._mounts.entries() if entry.shows_view]
+        views = [entry for entry in mounts() if entry.shows_view]
         self._newer = frozenset(entry.mountpoint for entry in views if entry.mount_id not in self._older)
         self.views = frozenset(entry.mountpoint for entry in views) | ({self.mountpoint} if self.mountpoint else set())
 

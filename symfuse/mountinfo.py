@@ -118,7 +118,7 @@ def at(mountpoint: bytes) -> MountEntry | None:
 
 
 class MountWatch:
-    """Mountinfo, and whether it has changed since somebody last asked. Source: poll in proc_pid_mountinfo(5)."""
+    """Whether mountinfo has changed since somebody last asked. Source: poll in proc_pid_mountinfo(5)."""
 
     def __init__(self) -> None:
         fd = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
@@ -135,7 +135,3 @@ class MountWatch:
             return bool(self._poll.poll(0))
         finally:
             self._lock.release()
-
-    def entries(self) -> list[MountEntry]:
-        """As `mounts`."""
-        return mounts()
