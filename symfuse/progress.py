@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 from symfuse.policy import Finding, Kind
 
@@ -17,6 +17,9 @@ from symfuse.policy import Finding, Kind
 MAX_EXAMPLES = 5
 #: An example of a finding names no more than this many copies of an image.
 MAX_NAMED = 4
+
+
+K = TypeVar("K", Kind, Finding)
 
 
 @dataclass
@@ -51,12 +54,7 @@ class Progress:
 
     def take_back(self, kind: Kind, path: bytes) -> None:
         """Undo one `note`."""
-        self.hidden[kind] -= 1
-        examples = self.examples[kind]
-        if os.fsdecode(path) in examples:
-            examples.remove(os.fsdecode(path))
-        if self.hidden[kind] == 0:
-            del self.hidden[kind], self.examples[kind]
+        _count_down(self.hidden, self.examples, kind, path)
 
     def report(self, finding: Finding, paths: Iterable[bytes]) -> None:
         """Count one finding; `paths` are those of an image's copies, or of the one entry that is meant."""
@@ -67,12 +65,7 @@ class Progress:
 
     def withdraw(self, finding: Finding, path: bytes) -> None:
         """Undo one `report` of a single path."""
-        self.findings[finding] -= 1
-        examples = self.finding_examples[finding]
-        if os.fsdecode(path) in examples:
-            examples.remove(os.fsdecode(path))
-        if self.findings[finding] == 0:
-            del self.findings[finding], self.finding_examples[finding]
+        _count_down(self.findings, self.finding_examples, finding, path)
 
     @property
     def problems(self) -> int:
@@ -97,6 +90,15 @@ class Progress:
             "complete": self.complete,
             "error": self.error,
         }
+
+
+def _count_down(counts: Counter[K], examples: dict[K, list[str]], what: K, path: bytes) -> None:
+    """One less of it, and its path is no example any more."""
+    counts[what] -= 1
+    if os.fsdecode(path) in examples[what]:
+        examples[what].remove(os.fsdecode(path))
+    if counts[what] == 0:
+        del counts[what], examples[what]
 
 
 class Findings:

@@ -257,6 +257,9 @@ class Packed(OnDisk):
 
     options = "ro"
     changes_in_use = False
+    cannot_tell: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("in place", "replaced"), "two images number their files alike, and the only time in them is that of writing"
+    )
 
     def build(self, datasets: Mapping[Name, Entry]) -> None:
         self.image = self.work / "image0"
@@ -277,9 +280,6 @@ class Squashfs(Packed):
     name = "squashfs"
     tools = ("mksquashfs",)
     module = "squashfs"
-    cannot_tell: ClassVar[Mapping[str, str]] = dict.fromkeys(
-        ("in place", "replaced"), "two images number their files alike, and the only time in them is that of writing"
-    )
 
     def format(self) -> None:
         run("mksquashfs", self._content, self.image, "-noappend", "-quiet", "-no-progress")
@@ -289,9 +289,6 @@ class Erofs(Packed):
     name = "erofs"
     tools = ("mkfs.erofs",)
     module = "erofs"
-    cannot_tell: ClassVar[Mapping[str, str]] = dict.fromkeys(
-        ("in place", "replaced"), "two images number their files alike, and the only time in them is that of writing"
-    )
 
     def format(self) -> None:
         run("mkfs.erofs", "--quiet", self.image, self._content)
