@@ -27,18 +27,22 @@ from symfuse.policy import (
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-#: What mount(8) and fstab may add and a read-only view may ignore. Source: mount(8), mount.fuse3(8).
+#: What mount(8) and fstab may add and a read-only view may ignore: it restricts nothing, or what holds anyhow (`ro`,
+#: `nosuid`, `nodev`, `nosymfollow`). `rw`, `suid` and `dev` ask for what no mount of ours gives. Source: mount(8),
+#: mount.fuse3(8).
 IGNORED = frozenset(
     {
         *("rw", "ro", "defaults", "default_permissions", "comment", "silent", "loud"),
-        *("auto", "noauto", "nofail", "_netdev", "user", "nouser", "users", "owner", "group"),
-        *("dev", "nodev", "suid", "nosuid", "exec", "noexec"),
+        *("auto", "noauto", "nofail", "_netdev", "nouser", "owner", "group"),
+        *("dev", "nodev", "suid", "nosuid", "nosymfollow"),
         *("async", "sync", "dirsync", "mand", "nomand", "iversion", "noiversion", "lazytime", "nolazytime"),
         *("atime", "noatime", "diratime", "nodiratime", "relatime", "norelatime", "strictatime", "nostrictatime"),
     }
 )
 IGNORED_PREFIXES = ("x-", "X-")
-FLAGS = ("allow_other", "eager", "foreground", "stack")
+#: What says, beside `noexec` itself, whether files may be executed; the last one counts. Source: mount(8).
+SAYS_NOEXEC = {"exec": False, "user": True, "users": True}
+FLAGS = ("allow_other", "eager", "foreground", "noexec", "stack")
 VALUES = (
     *("backend", "io", "outside", "dir_links", "dot_entries", "non_utf8"),
     *("dedup", "dedup_scope", "layout", "split_order", "conflicts", "broken_images"),
@@ -71,6 +75,9 @@ def _take_mount_options(ctx: click.Context, _param: click.Parameter, texts: tupl
     known = {param.name for param in ctx.command.params}
     for name, value in (pair for text in texts for pair in split_options(text)):
         if name in IGNORED or name.startswith(IGNORED_PREFIXES):
+            continue
+        if name in SAYS_NOEXEC:
+            said["noexec"] = SAYS_NOEXEC[name]
             continue
         if name not in (*FLAGS, *VALUES, *LISTS) or name not in known:
             raise click.UsageError(f"unknown mount option {name!r}", ctx)
@@ -218,6 +225,7 @@ _DECORATORS = (
         is_flag=True,
         help="Let other users in. Links that leave the dataset are then followed only into --allow-root.",
     ),
+    click.option("--noexec", is_flag=True, help="Let nobody execute files on the mount."),
     click.option("--eager", is_flag=True, help="Read the whole dataset before mounting, and say what is hidden."),
 )
 

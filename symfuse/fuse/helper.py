@@ -109,6 +109,8 @@ def _mount_with(path: str, options: MountOptions) -> int:
     ]
     if options.allow_other:
         wanted.append(b"allow_other")
+    if options.noexec:
+        wanted.append(b"noexec")
     before = mountinfo.at(options.mountpoint)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     with ours, theirs:

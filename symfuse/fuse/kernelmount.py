@@ -25,6 +25,7 @@ DEVICE = "/dev/fuse"
 MS_RDONLY = 1
 MS_NOSUID = 2
 MS_NODEV = 4
+MS_NOEXEC = 8
 MS_BIND = 4096
 MNT_DETACH = 2
 UMOUNT_NOFOLLOW = 8
@@ -74,15 +75,13 @@ def rehearse(options: MountOptions) -> None:
     unmount(options.mountpoint, lazy=True)
 
 
-def mount_overlay(source: bytes, mountpoint: bytes, lower: list[bytes]) -> None:
+def mount_overlay(source: bytes, mountpoint: bytes, lower: list[bytes], *, noexec: bool) -> None:
     """Mount an overlay of these directories, read-only; as root. No path in `lower` may hold a comma or a colon.
 
     Errors: FuseUnavailable when this kernel or this user cannot.
     """
     try:
-        libc.call(
-            "mount", source, mountpoint, b"overlay", MS_RDONLY | MS_NOSUID | MS_NODEV, b"lowerdir=" + b":".join(lower)
-        )
+        libc.call("mount", source, mountpoint, b"overlay", _flags(noexec=noexec), b"lowerdir=" + b":".join(lower))
     except OSError as error:
         if error.errno == errno.ENODEV:
             raise FuseUnavailable("the kernel has no overlayfs, which --stack needs", CURE_NO_OVERLAY) from error
@@ -94,7 +93,7 @@ def mount_overlay(source: bytes, mountpoint: bytes, lower: list[bytes]) -> None:
 
 
 def bind(mounted: bytes, mountpoint: bytes) -> None:
-    """Show what is mounted at one place at another, too; as root. Errors: MountpointError."""
+    """Show what is mounted at one place at another, too, as restricted as there; as root. Errors: MountpointError."""
     try:
         libc.call("mount", mounted, mountpoint, b"none", MS_BIND, b"")
     except OSError as error:
@@ -175,7 +174,7 @@ def _mount_as_root(options: MountOptions) -> int:
     try:
         libc.call(
             "mount", options.fsname, options.mountpoint, FSTYPE,
-            MS_RDONLY | MS_NOSUID | MS_NODEV, ",".join(data).encode(),
+            _flags(noexec=options.noexec), ",".join(data).encode(),
         )  # fmt: skip
     except OSError as error:
         os.close(fd)
@@ -187,6 +186,11 @@ def _mount_as_root(options: MountOptions) -> int:
             raise FuseUnavailable("the kernel has no FUSE", CURE_NO_DEVICE) from error
         raise _misplaced(options.mountpoint, error) from error
     return fd
+
+
+def _flags(*, noexec: bool) -> int:
+    """What every mount of ours promises, and what this one does."""
+    return MS_RDONLY | MS_NOSUID | MS_NODEV | (MS_NOEXEC if noexec else 0)
 
 
 def _misplaced(mountpoint: bytes, error: OSError) -> MountpointError:

@@ -272,6 +272,7 @@ class LibfuseBackend:
             "nodev": True,
             "default_permissions": True,
             "allow_other": self._options.allow_other,
+            "noexec": self._options.noexec,
             "use_ino": True,
             "kernel_cache": True,
             "entry_timeout": FOREVER_S,

@@ -18,6 +18,7 @@ class MountOptions:
     mountpoint: bytes
     fsname: bytes
     allow_other: bool = False
+    noexec: bool = False
     io: Io = Io.CACHED
     max_stack_depth: int = 1
     layered: bool = False

@@ -125,7 +125,12 @@ class MountServer:
     def _rehearse(self) -> None:
         """Be refused now, if at all, and not after minutes of scanning. Errors: FuseUnavailable, MountpointError."""
         request = self._request
-        options = MountOptions(mountpoint=request.mountpoint, fsname=request.source, allow_other=request.allow_other)
+        options = MountOptions(
+            mountpoint=request.mountpoint,
+            fsname=request.source,
+            allow_other=request.allow_other,
+            noexec=request.noexec,
+        )
         with guarded(request.mountpoint):  # else somebody could take it for a dead mount, and clear it
             kernelmount.rehearse(options)
 
@@ -168,6 +173,7 @@ class MountServer:
             mountpoint=request.mountpoint,
             fsname=request.source,
             allow_other=request.allow_other,
+            noexec=request.noexec,
             io=request.io,
             max_stack_depth=1 if request.stack else _stack_depth(view.dataset.root),
         )
@@ -346,8 +352,9 @@ class MountServer:
         self._mounted = None  # what it is made of is no mount to be ended by its path
         assert self._claim is not None
         self._claim.confirm()
-        place.show(self._request.source, self._request.mountpoint, before=view.dataset.forbid_device)
-        return self._find(self._request.mountpoint)
+        request, before = self._request, view.dataset.forbid_device
+        place.show(request.source, request.mountpoint, noexec=request.noexec, before=before)
+        return self._find(request.mountpoint)
 
     def _freeze(self, view: View) -> None:
         try:

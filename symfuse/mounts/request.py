@@ -59,6 +59,7 @@ class MountRequest:
     io: Io = Io.AUTO
     stack: bool = False
     allow_other: bool = False
+    noexec: bool = False
     eager: bool = False
     remove_mountpoint: bool = False
     log: str | None = None
@@ -142,6 +143,7 @@ def request(
     conflicts: str = Conflicts.FIRST,
     broken_images: str = BrokenImages.SHOW,
     allow_other: bool = False,
+    noexec: bool = False,
     eager: bool = False,
     remove_mountpoint: bool = False,
 ) -> MountRequest:
@@ -193,6 +195,7 @@ def request(
         io=_choice(Io, io),
         stack=stack,
         allow_other=allow_other,
+        noexec=noexec,
         eager=eager,
         remove_mountpoint=remove_mountpoint,
     )

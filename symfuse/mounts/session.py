@@ -60,6 +60,7 @@ def mounted(
     conflicts: str = Conflicts.FIRST,
     broken_images: str = BrokenImages.SHOW,
     allow_other: bool = False,
+    noexec: bool = False,
     eager: bool = False,
 ) -> Iterator[MountedPath]:
     """Mount a dataset for the length of a block; the block gets the mountpoint.
@@ -94,6 +95,7 @@ def mounted(
             conflicts=conflicts,
             broken_images=broken_images,
             allow_other=allow_other,
+            noexec=noexec,
             eager=eager,
             remove_mountpoint=at is None,
         )

@@ -20,7 +20,7 @@ from symfuse.errors import ExitStatus, SymfuseError
 from symfuse.mounts.launch import ServerProcess, launch
 from symfuse.mounts.request import request
 from tests.conftest import MountMaker, missing
-from tests.support.mounting import MYSELF, TIMEOUT_S, WAYS, User, has_ended, mounts
+from tests.support.mounting import MYSELF, TIMEOUT_S, WAYS, User, flags, has_ended, mounts
 from tests.support.pythons import with_server_patched
 from tests.support.trees import Name, link, tree
 
@@ -743,9 +743,10 @@ def test_mount_by_type(
     )
     program.chmod(0o755)
     try:
-        options = "ro,dot_entries=show,noatime"
+        options = "ro,user,dot_entries=show,noatime"
         subprocess.run(["mount", "-t", "fuse.symfuse", clean, mountpoint, "-o", options], check=True, timeout=TIMEOUT_S)
         assert (mountpoint / "cat/2.jpg").read_bytes() == b"one"
+        assert "noexec" in flags(mountpoint), "what `user` implies"
         subprocess.run(["umount", mountpoint], check=True, timeout=TIMEOUT_S)
     finally:
         program.unlink()

@@ -195,6 +195,13 @@ def mounts() -> dict[bytes, bytes]:
     return found
 
 
+def flags(path: Path) -> set[str]:
+    """The options of the mount at this path, of the mountpoint as of the file system. Source: proc_pid_mountinfo(5)."""
+    with open("/proc/self/mountinfo", "rb") as lines:
+        (line,) = (line.split() for line in lines if _unescape(line.split(b" ")[4]) == os.fsencode(path))
+    return set(b",".join([line[5], line[-1]]).decode().split(","))
+
+
 def _unescape(text: bytes) -> bytes:
     return re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8)]), text)
 

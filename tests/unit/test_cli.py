@@ -153,9 +153,20 @@ def test_an_option_of_its_own_outweighs_o(requested: Any) -> None:
 
 def test_what_mount_and_fstab_add_is_ignored(requested: Any) -> None:
     plain = requested("SRC", "MNT")
-    added = "rw,defaults,nofail,noauto,_netdev,x-systemd.automount,x-gvfs-name=my%20data,dev,suid,nosuid,user,noatime"
+    added = "rw,defaults,nofail,noauto,_netdev,x-systemd.automount,x-gvfs-name=my%20data,dev,suid,nosuid,owner,noatime"
     assert requested("SRC", "MNT", "-o", added) == plain
-    assert requested("SRC", "MNT", "-oro", "-o", "noexec") == plain
+    assert requested("SRC", "MNT", "-oro", "-o", "nosymfollow") == plain
+
+
+@pytest.mark.parametrize("options", ["noexec", "user", "users", "user=joe", "exec,noexec", "user,exec,noexec"])
+def test_what_promises_that_nothing_is_executed_is_kept(requested: Any, options: str) -> None:
+    assert requested("SRC", "MNT", "-o", options).noexec
+    assert requested("SRC", "MNT", "--noexec", "-o", f"{options},exec").noexec, "an option of its own outweighs"
+
+
+@pytest.mark.parametrize("options", ["exec", "owner", "group", "noexec,exec", "user,exec", "users,defaults,exec"])
+def test_the_last_mount_option_says_whether_files_may_be_executed(requested: Any, options: str) -> None:
+    assert not requested("SRC", "MNT", "-o", options).noexec
 
 
 def test_backslashes_keep_commas_in_a_mount_option() -> None:

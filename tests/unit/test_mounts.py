@@ -110,6 +110,7 @@ def test_a_request_survives_the_pipe() -> None:
         ),
         backend=Backend.FUSEPY,
         allow_other=True,
+        noexec=True,
         eager=True,
         remove_mountpoint=True,
         log="/var/log/x",
