@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from symfuse.child import ALONE
 from tests.support.mounting import MYSELF, REPOSITORY, Run, User, mounts
 from tests.support.pictures import picture
 from tests.support.trees import tree
@@ -110,6 +111,48 @@ def test_what_the_project_has_python_run_is_not_run_in_our_processes(
     assert ran.stdout.endswith("1.png\n")
 
 
+#: Says which processes have run it.
+RECORDER = "import sys\nwith open({record!r}, 'a') as record:\n    print(*sys.orig_argv, file=record)\n"
+
+
+def ran_in(record: Path, user: User, dataset: Path) -> list[str]:
+    """The processes of ours, of all that a mount starts, that ran the recorder; the command itself is the user's."""
+    user.symfuse("run", "--dedup", "pixels", "--broken-images", "hide", dataset, "--", "true")
+    lines = record.read_text().splitlines()
+    ours = [line for line in lines if str(REPOSITORY / "symfuse") in line]
+    assert set(lines) > set(ours), "it is run, but not in ours"
+    return ours
+
+
+@pytest.mark.parametrize("name", ["sitecustomize", "usercustomize"])
+def test_what_lies_in_pythonpath_is_run_in_none_of_our_processes(tmp_path: Path, dataset: Path, name: str) -> None:
+    record = tmp_path / "record"
+    project = tree(tmp_path / "project", {f"{name}.py": RECORDER.format(record=str(record)).encode()})
+    path = os.pathsep.join([str(project), MYSELF.environment["PYTHONPATH"]])
+    user = User(environment={"PYTHONPATH": with_packages(path)}, python=os.path.realpath(sys.executable))
+    assert ran_in(record, user, dataset) == []
+
+
+@pytest.mark.parametrize("name", ["usercustomize.py", "hook.pth"])
+def test_what_the_user_has_every_python_run_is_run_in_none_of_our_processes(
+    tmp_path: Path, dataset: Path, name: str
+) -> None:
+    """In their own directory of packages, which a virtual environment has not."""
+    record, home = tmp_path / "record", tmp_path / "home"
+    environment = {"HOME": str(home), "PYTHONPATH": with_packages(MYSELF.environment["PYTHONPATH"])}
+    user = User(environment=environment, python=os.path.realpath(sys.executable))
+    site = Path(user.script("import site; print(site.getusersitepackages())").stdout.strip())
+    site.mkdir(parents=True)
+    (site / "a_hook.py").write_text(RECORDER.format(record=str(record)))
+    (site / name).write_text("import a_hook\n")
+    assert ran_in(record, user, dataset) == []
+
+
+def with_packages(path: str) -> str:
+    """A path for a Python that has none of the packages installed."""
+    return os.pathsep.join([path, *(each for each in sys.path if each.endswith("site-packages"))])
+
+
 @pytest.fixture
 def virtual(tmp_path: Path) -> User:
     """Ourselves, with a virtual environment made for the test; symfuse and its packages are installed by a `.pth`."""
@@ -144,6 +187,15 @@ def test_what_this_python_is_set_up_to_run_may_print_and_close_stdout(
         assert json.loads(status[status.index("{") :])["state"] == "alive"
     finally:
         virtual.symfuse("umount", at)
+
+
+def test_what_this_python_is_set_up_to_run_is_not_run_in_processes_that_need_no_packages(
+    tmp_path: Path, dataset: Path, virtual: User
+) -> None:
+    (virtual.home / "sitecustomize.py").write_text(RECORDER.format(record=str(tmp_path / "record")))
+    ours = ran_in(tmp_path / "record", virtual, dataset)
+    assert {line.split()[-1] for line in ours if ALONE in line or "probe.py" in line} == set()
+    assert ours, "the server has packages"
 
 
 def test_an_editable_install_that_is_a_finder_works(tmp_path: Path, dataset: Path, virtual: User) -> None:

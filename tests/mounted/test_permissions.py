@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from symfuse.control import BUFFER_BYTES, COMMANDS, encode
 from tests.conftest import NOBODY, MountMaker
 from tests.support.mounting import MYSELF, Mount, User, clear, flags
 from tests.support.trees import Entry, Name, attributes, link, tree
@@ -96,7 +99,81 @@ def test_access_says_the_same(mount: Mount) -> None:
         assert SOMEBODY.run("test", "-r", mount.path / name, check=False).returncode == 1
 
 
-def test_an_ordinary_users_mount_is_judged_by_the_kernel_too(symfuse_mount: MountMaker, ordinary_user: User) -> None:
+# -- who is asked, and who may ask -------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def acting_as(uid: int) -> Iterator[None]:
+    """This thread has another user's rights for a moment. Root's groups stay, which are none of the questions here."""
+    os.seteuid(uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.parametrize("backend", ["kernel", "fusepy"], indirect=True)  # an overlay passes no ioctl on: test_stack.py
+def test_only_root_and_the_owner_get_an_answer(public: Path, symfuse_mount: MountMaker) -> None:
+    """An answer names paths outside of the view."""
+    mount = symfuse_mount(tree(public / "dataset", {"a": b"A"}), "--allow-other", at=public / "mnt")
+    question = encode({"path": "a"}).ljust(BUFFER_BYTES, b"\0")
+    for command in COMMANDS:
+        root = os.open(mount.path, os.O_RDONLY)
+        try:
+            assert fcntl.ioctl(root, command, bytearray(question)) == 0
+            with acting_as(NOBODY), pytest.raises(PermissionError):
+                fcntl.ioctl(root, command, bytearray(question))
+        finally:
+            os.close(root)
+
+
+# -- an ordinary user's mount ------------------------------------------------------------------------------------------
+
+
+def test_an_ordinary_users_mount_is_as_restricted_as_roots(symfuse_mount: MountMaker, ordinary_user: User) -> None:
     dataset = ordinary_user.owns(tree(ordinary_user.home / "dataset", {"a": b"A"}))
     mount = symfuse_mount(dataset, at=ordinary_user.home / "mnt", user=ordinary_user)
-    assert "default_permissions" in flags(mount.path)
+    assert {"ro", "nosuid", "nodev", "default_permissions"} <= flags(mount.path)
+    assert "allow_other" not in flags(mount.path)
+
+
+#: As root, who lets users let others in, in a mount namespace of its own: USER mounts, and OTHER looks.
+FOR_OTHERS = """
+mount --bind "$CONFIGURATION" /etc/fuse.conf
+as() { who=$1; shift; setpriv --reuid=$who --regid=$who --clear-groups -- "$@"; }
+as $USER_ID "$PYTHON" -m symfuse mount --allow-other --backend $BACKEND "$DATASET" "$MOUNTPOINT" >&2
+as $USER_ID cat "$MOUNTPOINT/closed"
+as $OTHER_ID cat "$MOUNTPOINT/open"
+as $OTHER_ID cat "$MOUNTPOINT/closed" || true
+as $OTHER_ID ls "$MOUNTPOINT/directory" || true
+as $USER_ID "$PYTHON" -m symfuse umount "$MOUNTPOINT"
+"""
+
+
+@pytest.mark.parametrize("backend", ["kernel", "fusepy"], indirect=True)
+def test_an_ordinary_users_mount_for_others_hands_out_nothing_closed(ordinary_user: User, backend: str) -> None:
+    if ordinary_user.uid is None:
+        pytest.skip("only root can set up a second user, and /etc/fuse.conf")
+    home = ordinary_user.home
+    files: dict[Name, Entry] = {
+        "open": b"open",
+        "closed": attributes(b"secret", mode=0o600),
+        "directory": attributes({"inside": b"secret"}, mode=0o700),
+    }
+    dataset = ordinary_user.owns(tree(home / "dataset", files))
+    mountpoint = ordinary_user.owns(tree(home / "mnt", {}))
+    home.chmod(0o711)
+    (home / "fuse.conf").write_text("user_allow_other\n")
+    variables = {
+        "CONFIGURATION": home / "fuse.conf",
+        "USER_ID": ordinary_user.uid,
+        "OTHER_ID": ordinary_user.uid - 1,
+        "PYTHON": ordinary_user.python,
+        "BACKEND": backend,
+        "DATASET": dataset,
+        "MOUNTPOINT": mountpoint,
+    }
+    environment = {**ordinary_user.environment, **{name: str(value) for name, value in variables.items()}}
+    done = User(environment=environment).run("unshare", "-m", "sh", "-ec", FOR_OTHERS, check=False)
+    assert (done.returncode, done.stdout) == (0, "secretopen"), done.stderr
+    assert done.stderr.count(os.strerror(errno.EACCES)) == 2

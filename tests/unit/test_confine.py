@@ -41,6 +41,13 @@ def call(function, *arguments):
         raise OSError(ctypes.get_errno(), function)
     return result
 
+def have_capabilities():
+    """Fails without any, as everything does that needs one."""
+    held = ctypes.create_string_buffer(24)
+    call("capget", struct.pack("=Ii", 0x20080522, 0), held)
+    if not any(held.raw):
+        raise OSError(errno.EPERM, "none")
+
 def own_memory():
     """What else could this process reopen?"""
     with open(f"/proc/{os.getpid()}/mem", "r+b"):
@@ -111,6 +118,7 @@ ATTACKS = {
     "touch": os.utime,
     "truncate": lambda path: os.truncate(path, 0),
     "setxattr": lambda path: os.setxattr(path, "user.x", b"x"),
+    "capabilities": have_capabilities,
     "own memory": own_memory,
     "tcp": connect_tcp,
     "udp": send_udp,
@@ -332,11 +340,16 @@ def test_decoders_may_use_threads(user: User, room: Path) -> None:
     assert attacks(user, room, "thread")[0] == {"thread": "done"}
 
 
-def test_roots_decoders_are_each_a_user_that_nobody_else_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_roots_decoders_are_each_a_user_that_nobody_else_is(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can become another user")
     (tmp_path / "hostile.py").write_text(HOSTILE)
     monkeypatch.syspath_prepend(tmp_path)
+    groups = os.getgroups()
+    os.setgroups([*groups, 4711])
+    request.addfinalizer(lambda: os.setgroups(groups))
     with Decoder(command=child.command("hostile")) as decoder, tempfile.TemporaryFile() as file:
         file.write(b"status")
         file.flush()
@@ -349,12 +362,30 @@ def test_roots_decoders_are_each_a_user_that_nobody_else_is(tmp_path: Path, monk
     assert re.findall(r"^(?:NoNewPrivs|Seccomp):\s(.*)$", status, re.MULTILINE) == ["1", "2"]
 
 
+#: Whether the user who started a decoder can look into it.
+LOOK_INTO = """
+import tempfile
+from symfuse.identity.decoder import COMMAND, Decoder
+with Decoder(command=COMMAND) as decoder, tempfile.TemporaryFile() as file:
+    list(decoder.examine([file.fileno()], lambda: False))
+    try:
+        open(f"/proc/{decoder.pid}/mem", "rb").close()
+    except PermissionError:
+        print("closed")
+"""
+
+
+def test_not_even_its_own_user_looks_into_a_decoder(ordinary_user: User) -> None:
+    assert ordinary_user.script(LOOK_INTO).stdout == "closed\n"
+
+
 def test_a_namespace_without_such_users_costs_that_step_only(tmp_path: Path) -> None:
     """As in a container without root, where a few thousand users are known."""
     (tmp_path / "hostile.py").write_text(HOSTILE)
     victim = tmp_path / "victim"
     victim.write_text("victim")
     words = [sys.executable, "-c", ATTACKER, str(tmp_path), f"read {victim}", f"unlink {victim}", "kill PARENT", "run"]
+    words.append("capabilities")
     environment = {**os.environ, **MYSELF.environment}
     done = subprocess.run(
         ["unshare", "--user", "--map-root-user", *words],
@@ -367,7 +398,7 @@ def test_a_namespace_without_such_users_costs_that_step_only(tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     assert "with no capabilities, no new privileges, no debugger, Landlock, seccomp, but not a user of" in done.stderr
     assert "(Invalid argument)" in done.stderr
-    assert done.stdout.splitlines() == ["EPERM"] * 4
+    assert done.stdout.splitlines() == ["EPERM"] * 5
     assert victim.exists()
 
 

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
+import subprocess
 from pathlib import Path
 
+import pytest
+
+from tests.support.mounting import MYSELF, Mount
 from tests.support.oracle import expected_from, fingerprint, seen, walk
 from tests.support.trees import attributes, fifo, hardlink, link, tree, unixsocket
 
@@ -48,3 +53,37 @@ def test_the_fingerprint_sees_every_change(tmp_path: Path) -> None:
     (dataset / "a").write_bytes(b"B")
     os.utime(dataset / "a", ns=(0, 0))
     assert fingerprint(dataset) != before
+
+
+def mount_with_log(directory: Path, text: str) -> Mount:
+    """A mount that has ended and left this in its server's log."""
+    dataset = tree(directory / "dataset", {"a": b"A"})
+    log = directory / "log"
+    log.write_text(text)
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    return Mount(directory / "mnt", dataset, "kernel", MYSELF, fingerprint(dataset), pid=ended.pid, log=log)
+
+
+WARNING = "2026-01-01 00:00:00 WARNING symfuse.view: something is strange"
+
+
+@pytest.mark.parametrize("line", [WARNING, WARNING.replace("WARNING", "ERROR"), "Traceback (most recent call last):"])
+def test_a_log_that_warns_fails_the_test(tmp_path: Path, line: str) -> None:
+    mount = mount_with_log(tmp_path, f"all is well\n{line}\n")
+    with pytest.raises(AssertionError, match=re.escape(line)):
+        mount.check_nothing_left()
+
+
+def test_a_log_that_warns_of_what_is_expected_does_not(tmp_path: Path) -> None:
+    mount = mount_with_log(tmp_path, f"all is well\n{WARNING}\n")
+    mount.expect_in_log("something is strange")
+    mount.check_nothing_left()
+
+
+def test_a_log_that_lacks_what_is_expected_fails_the_test(tmp_path: Path) -> None:
+    mount = mount_with_log(tmp_path, "WARNINGS are words, too\n")
+    mount.check_nothing_left()
+    mount.expect_in_log("something is strange")
+    with pytest.raises(AssertionError, match="the log lacks"):
+        mount.check_nothing_left()

@@ -96,6 +96,29 @@ def test_attributes_are_the_targets(mess: View, tmp_path: Path) -> None:
         assert node.nlink == 1
 
 
+def test_no_mode_lets_anybody_write_or_become_somebody_else(tmp_path: Path) -> None:
+    files: dict[Name, Entry] = {
+        "file": attributes(b"", mode=0o6777),
+        "directory": attributes({"inside": attributes(b"", mode=0o6770)}, mode=0o7777),
+        "link": link("file"),
+        "link to a directory": link("directory"),
+    }
+    root = tree(tmp_path / "dataset", files)
+    root.chmod(0o7775)
+    view = opened(root)
+    nodes = {path: stat.S_IMODE(node.mode) for path, node in walk(view)}
+    assert {**nodes, b"": stat.S_IMODE(view.node(ROOT_NODEID).mode)} == {
+        b"": 0o1555,
+        b"file": 0o555,
+        b"link": 0o555,
+        b"directory": 0o1555,
+        b"directory/inside": 0o550,
+        b"link to a directory": 0o1555,
+        b"link to a directory/inside": 0o550,
+    }
+    view.close()
+
+
 def test_making_a_view_reads_no_directory(tmp_path: Path) -> None:
     root = tree(tmp_path / "dataset", {"a": b""})
     view = opened(root)

@@ -1,0 +1,353 @@
+"""The checks that guard access, one by one: how each is taken out, and the tests that must notice."""
+
+from __future__ import annotations
+
+from tests.mutants.workshop import Mutant
+
+KERNELMOUNT = "symfuse/fuse/kernelmount.py"
+HELPER = "symfuse/fuse/helper.py"
+LIBFUSE = "symfuse/fuse/libfuse.py"
+FUSEPY = ("--backend", "fusepy")
+STACK = ("--stack",)
+
+PERMISSIONS = "tests/mounted/test_permissions.py"
+NOEXEC = "tests/mounted/test_noexec.py"
+CONTRACT = "tests/mounted/test_contract.py"
+DENIED = f"{PERMISSIONS}::test_others_are_denied_what_the_owner_closed"
+
+#: Over an overlay the kernel judges by itself: with --stack `default_permissions` guards nothing.
+KERNEL_JUDGES = (
+    Mutant(
+        "root's mount without default_permissions",
+        KERNELMOUNT,
+        '        "default_permissions",\n',
+        "",
+        (f"{DENIED}[kernel-asked for by nobody]", f"{DENIED}[kernel-cached]"),
+    ),
+    Mutant(
+        "an ordinary user's mount without default_permissions",
+        HELPER,
+        '        b"default_permissions",\n',
+        "",
+        (f"{PERMISSIONS}::test_an_ordinary_users_mount_is_as_restricted_as_roots[kernel]",),
+    ),
+    Mutant(
+        "an ordinary user's mount for others without default_permissions",
+        HELPER,
+        '        b"default_permissions",\n',
+        "",
+        (f"{PERMISSIONS}::test_an_ordinary_users_mount_for_others_hands_out_nothing_closed[kernel]",),
+    ),
+    Mutant(
+        "fusepy's mount without default_permissions",
+        LIBFUSE,
+        '            "default_permissions": True,\n',
+        "",
+        (f"{DENIED}[fusepy-asked for by nobody]",),
+        FUSEPY,
+    ),
+    Mutant(
+        "fusepy's mount of an ordinary user without default_permissions",
+        LIBFUSE,
+        '            "default_permissions": True,\n',
+        "",
+        (f"{PERMISSIONS}::test_an_ordinary_users_mount_for_others_hands_out_nothing_closed[fusepy]",),
+        FUSEPY,
+    ),
+    Mutant(
+        "a private stacked mount whose root is open",
+        "symfuse/fuse/layers.py",
+        "        if not self._is_private:\n",
+        "        if True:\n",
+        ("tests/mounted/test_stack.py::test_without_allow_other_nobody_else_may_look_in",),
+        STACK,
+    ),
+    Mutant(
+        "a private stacked mount that is not taken for one",
+        "symfuse/fuse/device.py",
+        "is_private=not options.allow_other",
+        "is_private=False",
+        ("tests/mounted/test_stack.py::test_without_allow_other_nobody_else_may_look_in",),
+        STACK,
+    ),
+)
+
+FLAGS = f"{CONTRACT}::test_the_mount_is_read_only_nosuid_and_nodev"
+ORDINARY_FLAGS = f"{PERMISSIONS}::test_an_ordinary_users_mount_is_as_restricted_as_roots"
+EROFS = "tests/mounted/test_posix.py::test_every_mutation_is_erofs_after_root_took_the_flag_away"
+NOT_EXECUTED = f"{NOEXEC}::test_nothing_can_be_executed"
+NOT_SETID = "tests/unit/test_view.py::test_no_mode_lets_anybody_write_or_become_somebody_else"
+
+#: What fusermount3 and libfuse add by themselves, `nosuid` and `nodev`, no test could miss.
+RESTRICTIONS = (
+    Mutant("a writable mount", KERNELMOUNT, "return MS_RDONLY | MS_NOSUID", "return MS_NOSUID", (f"{FLAGS}[kernel]",)),
+    Mutant(
+        "a mount with setuid programs",
+        KERNELMOUNT,
+        "return MS_RDONLY | MS_NOSUID | MS_NODEV",
+        "return MS_RDONLY | MS_NODEV",
+        (f"{FLAGS}[kernel]",),
+    ),
+    Mutant(
+        "a mount with devices",
+        KERNELMOUNT,
+        "return MS_RDONLY | MS_NOSUID | MS_NODEV",
+        "return MS_RDONLY | MS_NOSUID",
+        (f"{FLAGS}[kernel]",),
+    ),
+    Mutant(
+        "a stacked mount without restrictions",
+        KERNELMOUNT,
+        'b"overlay", _flags(noexec=noexec)',
+        'b"overlay", 0',
+        (f"{FLAGS}[stacked]",),
+        STACK,
+    ),
+    Mutant("an ordinary user's writable mount", HELPER, '        b"ro",\n', "", (f"{ORDINARY_FLAGS}[kernel]",)),
+    Mutant("fusepy's writable mount", LIBFUSE, '            "ro": True,\n', "", (f"{FLAGS}[fusepy]",), FUSEPY),
+    Mutant(
+        "a mount that forgets noexec",
+        KERNELMOUNT,
+        "(MS_NOEXEC if noexec else 0)",
+        "0",
+        (f"{NOT_EXECUTED}[kernel-options0]",),
+        ("--noexec",),
+    ),
+    Mutant(
+        "a stacked mount that forgets noexec",
+        "symfuse/mounts/stack.py",
+        "[view, empty], noexec=noexec",
+        "[view, empty], noexec=False",
+        (f"{NOT_EXECUTED}[stacked-options0]",),
+        ("--noexec", *STACK),
+    ),
+    Mutant(
+        "an ordinary user's mount that forgets noexec",
+        HELPER,
+        'wanted.append(b"noexec")',
+        "pass",
+        (f"{NOEXEC}::test_an_ordinary_users_mount_keeps_it_too[kernel]",),
+    ),
+    Mutant(
+        "fusepy's mount that forgets noexec",
+        LIBFUSE,
+        '            "noexec": self._options.noexec,\n',
+        "",
+        (f"{NOT_EXECUTED}[fusepy-options0]",),
+        ("--noexec", *FUSEPY),
+    ),
+    Mutant(
+        "fstab's user without noexec",
+        "symfuse/cli/options.py",
+        '"user": True, "users": True',
+        '"user": False, "users": False',
+        (f"{NOT_EXECUTED}[kernel-options1]",),
+    ),
+    Mutant(
+        "a server that takes writes",
+        "symfuse/fuse/server.py",
+        "dict.fromkeys(_MUTATING, _refuse_to_write)",
+        "dict.fromkeys(_MUTATING, _unknown)",
+        (f"{EROFS}[kernel]",),
+    ),
+    Mutant(
+        "a fusepy server that takes writes",
+        LIBFUSE,
+        "            return _read_only\n",
+        "            return _not_needed\n",
+        (f"{EROFS}[fusepy]",),
+        FUSEPY,
+    ),
+    Mutant(
+        "a source passed through for writing",
+        "symfuse/fuse/passthrough.py",
+        "if flags & (os.O_ACCMODE | os.O_TRUNC):",
+        "if False:",
+        ("tests/protocol/test_passthrough.py::test_nothing_is_passed_through_for_writing",),
+    ),
+    Mutant(
+        "setuid that is shown",
+        "symfuse/table.py",
+        "HIDDEN_MODE_BITS = 0o6222",
+        "HIDDEN_MODE_BITS = 0o2222",
+        (NOT_SETID,),
+    ),
+    Mutant(
+        "setgid that is shown",
+        "symfuse/table.py",
+        "HIDDEN_MODE_BITS = 0o6222",
+        "HIDDEN_MODE_BITS = 0o4222",
+        (NOT_SETID,),
+    ),
+    Mutant(
+        "the root's setgid that is shown",
+        "symfuse/view.py",
+        "status.st_mode & ~HIDDEN_MODE_BITS",
+        "status.st_mode",
+        (NOT_SETID,),
+    ),
+)
+
+ASKED = f"{PERMISSIONS}::test_only_root_and_the_owner_get_an_answer"
+ASKED_BY_SOCKET = "tests/unit/test_stack.py::test_who_asks_through_the_socket_is_told_by_the_kernel"
+
+QUESTIONS = (
+    Mutant(
+        "a server that answers everybody",
+        "symfuse/control.py",
+        "if uid not in (0, self._uid):",
+        "if False:",
+        (f"{ASKED}[kernel]", f"{ASKED}[fusepy]", ASKED_BY_SOCKET),
+    ),
+    Mutant("an ioctl of nobody's", "symfuse/fuse/server.py", "uid=request.uid)", "uid=0)", (f"{ASKED}[kernel]",)),
+    Mutant("an ioctl of nobody's through fusepy", LIBFUSE, "uid=self._caller().uid)", "uid=0)", (f"{ASKED}[fusepy]",)),
+    Mutant(
+        "a socket that asks nobody who they are",
+        "symfuse/mounts/channel.py",
+        "self._answer(question, uid)",
+        "self._answer(question, 0)",
+        (ASKED_BY_SOCKET,),
+    ),
+)
+
+CONFINE = "symfuse/identity/confine.py"
+WORKER = "symfuse/identity/worker.py"
+ATTACKS = "tests/unit/test_confine.py::test_nothing_that_a_decoder_has_no_use_for_succeeds"
+OWN_USER = "tests/unit/test_confine.py::test_roots_decoders_are_each_a_user_that_nobody_else_is"
+
+DECODERS = (
+    Mutant(
+        "a decoder with its user's rights",
+        WORKER,
+        "steps = [confine.change_user()]",
+        "steps: list[str] = []",
+        (OWN_USER,),
+    ),
+    Mutant("a decoder with its user's groups", CONFINE, "os.setgroups([])", "pass", (OWN_USER,)),
+    Mutant(
+        "a decoder whose user others have, too", CONFINE, "(FIRST_UID + os.getpid(), NOBODY)", "(NOBODY,)", (OWN_USER,)
+    ),
+    Mutant(
+        "a decoder with capabilities",
+        CONFINE,
+        'libc.call("capset", struct.pack("=Ii", _CAPABILITY_VERSION_3, 0), bytes(24))',
+        "pass",
+        ("tests/unit/test_confine.py::test_a_namespace_without_such_users_costs_that_step_only",),
+    ),
+    Mutant(
+        "a decoder that may gain privileges",
+        CONFINE,
+        "_prctl(_PR_SET_NO_NEW_PRIVS, 1)",
+        "None",
+        (OWN_USER, f"{ATTACKS}[user]"),
+    ),
+    Mutant(
+        "a decoder that can be debugged",
+        CONFINE,
+        "_prctl(_PR_SET_DUMPABLE, 0)",
+        "None",
+        ("tests/unit/test_confine.py::test_not_even_its_own_user_looks_into_a_decoder",),
+    ),
+    Mutant(
+        "a decoder without Landlock",
+        CONFINE,
+        '("Landlock", _restrict_with_landlock)',
+        '("Landlock", lambda: None)',
+        ("tests/unit/test_confine.py::test_landlock_alone_keeps_an_ordinary_user_from_files_and_others",),
+    ),
+    Mutant(
+        "a decoder without seccomp",
+        CONFINE,
+        '("seccomp", _filter_system_calls)',
+        '("seccomp", lambda: None)',
+        (f"{ATTACKS}[root]",),
+    ),
+)
+
+CHILD = "symfuse/child.py"
+CHILDREN = "tests/mounted/test_children.py"
+
+#: The first lets nobody in: symfuse has a package `fuse` of its own, which hides fusepy's.
+PROCESSES = (
+    Mutant(
+        "a child that looks for modules in our package first",
+        CHILD,
+        '"-P", "-s"',
+        '"-s"',
+        (f"{NOT_EXECUTED}[fusepy-options1]",),
+    ),
+    Mutant(
+        "a child that runs what the user's own packages have run",
+        CHILD,
+        '"-s", "-S"',
+        '"-S"',
+        (f"{CHILDREN}::test_what_the_user_has_every_python_run_is_run_in_none_of_our_processes[hook.pth]",),
+    ),
+    Mutant(
+        "a child that needs no packages and has them",
+        CHILD,
+        '"-s", "-S"',
+        '"-s"',
+        (f"{CHILDREN}::test_what_this_python_is_set_up_to_run_is_not_run_in_processes_that_need_no_packages",),
+    ),
+    Mutant(
+        "a child with the user's PYTHONPATH",
+        CHILD,
+        " if not _is_pythons(name)}",
+        "}",
+        (f"{CHILDREN}::test_what_lies_in_pythonpath_is_run_in_none_of_our_processes[sitecustomize]",),
+    ),
+    Mutant(
+        "a child that finds the project's modules first",
+        CHILD,
+        "return sorted(paths, key=_own_directories().__contains__)",
+        "return paths",
+        (f"{CHILDREN}::test_modules_beside_the_script_are_not_taken_for_the_standard_librarys",),
+    ),
+)
+
+CLAIM = "symfuse/mounts/claim.py"
+PLACES = "tests/unit/test_places.py"
+
+PLACE = (
+    Mutant(
+        "a place that others can claim, too",
+        CLAIM,
+        "if not _lock(self._fd, timeout_s=CLAIM_TIMEOUT_S):",
+        "if False:",
+        (f"{PLACES}::test_a_claimed_place_is_refused_until_it_is_released",),
+    ),
+    Mutant(
+        "a place that is not looked at again",
+        CLAIM,
+        "if not is_same:",
+        "if False:",
+        (f"{PLACES}::test_a_place_that_changes_is_not_confirmed",),
+    ),
+    Mutant(
+        "a mount that stays on top of another",
+        CLAIM,
+        "if not self.holds(mount):",
+        "if False:",
+        (f"{PLACES}::test_a_mount_that_lies_on_another_gives_up",),
+    ),
+)
+
+MOUNTING = "tests/support/mounting.py"
+LOGS = "tests/unit/test_support.py::test_a_log_that_warns_fails_the_test"
+
+#: The tests' own guards.
+TESTS = (
+    Mutant("a log that nobody reads", MOUNTING, "        self._check_log()\n", "", (LOGS,)),
+    Mutant("a warning that is no matter", MOUNTING, "(WARNING|ERROR|CRITICAL)", "(ERROR|CRITICAL)", (LOGS,)),
+    Mutant("a traceback that is no matter", MOUNTING, r"|^Traceback", "", (LOGS,)),
+    Mutant(
+        "a warning that was expected and did not come",
+        MOUNTING,
+        "assert re.search(pattern, text)",
+        "assert True",
+        ("tests/unit/test_support.py::test_a_log_that_lacks_what_is_expected_fails_the_test",),
+    ),
+)
+
+MUTANTS = (*KERNEL_JUDGES, *RESTRICTIONS, *QUESTIONS, *DECODERS, *PROCESSES, *PLACE, *TESTS)
