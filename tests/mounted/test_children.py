@@ -192,7 +192,8 @@ def test_what_this_python_is_set_up_to_run_may_print_and_close_stdout(
 def test_what_this_python_is_set_up_to_run_is_not_run_in_processes_that_need_no_packages(
     tmp_path: Path, dataset: Path, virtual: User
 ) -> None:
-    (virtual.home / "sitecustomize.py").write_text(RECORDER.format(record=str(tmp_path / "record")))
+    (virtual.home / "a_hook.py").write_text(RECORDER.format(record=str(tmp_path / "record")))
+    (virtual.home / "hook.pth").write_text("import a_hook\n")  # Debian has a sitecustomize of its own
     ours = ran_in(tmp_path / "record", virtual, dataset)
     assert {line.split()[-1] for line in ours if ALONE in line or "probe.py" in line} == set()
     assert ours, "the server has packages"

@@ -80,13 +80,21 @@ NOT_SETID = "tests/unit/test_view.py::test_no_mode_lets_anybody_write_or_become_
 
 #: What fusermount3 and libfuse add by themselves, `nosuid` and `nodev`, no test could miss.
 RESTRICTIONS = (
-    Mutant("a writable mount", KERNELMOUNT, "return MS_RDONLY | MS_NOSUID", "return MS_NOSUID", (f"{FLAGS}[kernel]",)),
+    Mutant(
+        "a writable mount",
+        KERNELMOUNT,
+        "return MS_RDONLY | MS_NOSUID",
+        "return MS_NOSUID",
+        (f"{FLAGS}[kernel]",),
+        by_root=True,
+    ),
     Mutant(
         "a mount with setuid programs",
         KERNELMOUNT,
         "return MS_RDONLY | MS_NOSUID | MS_NODEV",
         "return MS_RDONLY | MS_NODEV",
         (f"{FLAGS}[kernel]",),
+        by_root=True,
     ),
     Mutant(
         "a mount with devices",
@@ -94,6 +102,7 @@ RESTRICTIONS = (
         "return MS_RDONLY | MS_NOSUID | MS_NODEV",
         "return MS_RDONLY | MS_NOSUID",
         (f"{FLAGS}[kernel]",),
+        by_root=True,
     ),
     Mutant(
         "a stacked mount without restrictions",
@@ -112,6 +121,7 @@ RESTRICTIONS = (
         "0",
         (f"{NOT_EXECUTED}[kernel-options0]",),
         ("--noexec",),
+        by_root=True,
     ),
     Mutant(
         "a stacked mount that forgets noexec",

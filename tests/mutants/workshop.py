@@ -33,7 +33,8 @@ class Mutant:
     """A change after which one of the `noticed_by` must fail. `text` occurs once in `file`.
 
     `run_with` are options of `symfuse run` that must still work, which proves that the change took away a guard and not
-    the program. `hangs`: a test notices by never ending, and has a timeout of its own.
+    the program. `by_root`: only root's mounts have this guard. `hangs`: a test notices by never ending, and
+    has a timeout of its own.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Mutant:
     replacement: str
     noticed_by: tuple[str, ...]
     run_with: tuple[str, ...] = ()
+    by_root: bool = False
     hangs: bool = False
 
 
@@ -127,7 +129,9 @@ class Copy:
 
     def _environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-        return kept | {"PYTHONPATH": str(self.path), "TMPDIR": str(self._temporary)}
+        elsewhere = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path != str(REPOSITORY)]
+        path = os.pathsep.join(filter(None, [str(self.path), *elsewhere]))
+        return kept | {"PYTHONPATH": path, "TMPDIR": str(self._temporary)}
 
     def remove(self) -> None:
         """Leave nothing: no process, no mount, no file."""
