@@ -223,6 +223,9 @@ QUESTIONS = (
 CONFINE = "symfuse/identity/confine.py"
 WORKER = "symfuse/identity/worker.py"
 ATTACKS = "tests/unit/test_confine.py::test_nothing_that_a_decoder_has_no_use_for_succeeds"
+DECODER = "symfuse/identity/decoder.py"
+NEEDS = "tests/unit/test_decoder.py::test_a_worker_has_what_it_needs_and_no_more"
+ANSWERS = "tests/unit/test_decoder.py::test_a_file_that_ends_its_worker_costs_its_own_verdict_only"
 OWN_USER = "tests/unit/test_confine.py::test_roots_decoders_are_each_a_user_that_nobody_else_is"
 
 DECODERS = (
@@ -271,6 +274,46 @@ DECODERS = (
         '("seccomp", _filter_system_calls)',
         '("seccomp", lambda: None)',
         (f"{ATTACKS}[root]",),
+    ),
+    Mutant("a decoder with the variables of its user", DECODER, "return kept |", "return dict(os.environ) |", (NEEDS,)),
+    Mutant("a decoder in its user's directory", DECODER, 'cwd="/"', "cwd=None", (NEEDS,)),
+    Mutant(
+        "a decoder that may open many files",
+        WORKER,
+        "        (resource.RLIMIT_NOFILE, MAX_FILES),\n",
+        "",
+        (NEEDS,),
+    ),
+    Mutant("a decoder that may write files", WORKER, "        (resource.RLIMIT_FSIZE, 0),\n", "", (NEEDS,)),
+    Mutant("a decoder that may dump its memory", WORKER, "        (resource.RLIMIT_CORE, 0),\n", "", (NEEDS,)),
+    Mutant("a decoder with all memory", WORKER, "        (resource.RLIMIT_AS, memory_bytes),\n", "", (NEEDS,)),
+    Mutant(
+        "a decoder that outlives its parent",
+        WORKER,
+        "    _die_with_parent()  # as",
+        "    # as",
+        ("tests/unit/test_decoder.py::test_a_worker_dies_with_its_parent_in_the_middle_of_a_file[sleep]",),
+    ),
+    Mutant(
+        "an answer of any length",
+        DECODER,
+        "len(message) == REPLY_BYTES and number ==",
+        "number ==",
+        (f"{ANSWERS}[longer-0]",),
+    ),
+    Mutant(
+        "an answer to no question",
+        DECODER,
+        "and number == self._numbers[0]",
+        "and self._numbers",
+        ("tests/unit/test_decoder.py::test_a_reply_that_comes_after_the_last_one_counts_for_no_other_file",),
+    ),
+    Mutant(
+        "an answer that is no verdict",
+        DECODER,
+        "is_asked_for and reply[0] in _VERDICTS",
+        "is_asked_for",
+        (f"{ANSWERS}[a verdict that there is not-0]",),
     ),
 )
 

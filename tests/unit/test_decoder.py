@@ -43,7 +43,7 @@ def confined():
     return (
         resource.getrlimit(resource.RLIMIT_CORE) == (0, 0)
         and resource.getrlimit(resource.RLIMIT_FSIZE) == (0, 0)
-        and resource.getrlimit(resource.RLIMIT_AS)[1] <= worker.MEMORY_BYTES
+        and 0 < resource.getrlimit(resource.RLIMIT_AS)[1] <= worker.MEMORY_BYTES  # none is -1
         and os.getcwd() == "/"
         and "SECRET" not in os.environ
     )
