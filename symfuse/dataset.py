@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import stat
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
+from symfuse.access.grants import Guard, is_narrowed, shown_mode
+from symfuse.access.mounter import Mounter, may_all, needed
+from symfuse.access.ways import Ways, guard_of, keepers
 from symfuse.errors import SourceError
 from symfuse.links import NAME_MAX, Hop, Links, Neighbours, Unresolvable, join, kind_of, with_slash
 from symfuse.policy import DirLinks, DotEntries, Kind, NonUtf8, Outside, Policy
@@ -44,13 +48,22 @@ class Entry(NamedTuple):
     """What stands behind a name: either a source to show or the reason not to.
 
     `target` is the source's real path when a link led to it, else None. `is_transient` says that the problem may be
-    gone when somebody looks again.
+    gone when somebody looks again. `mode` is the one to show, None for the source's; `is_narrowed` says that it grants
+    less than the source does.
     """
 
     status: os.stat_result | None
     problem: Kind | None = None
     target: bytes | None = None
     is_transient: bool = False
+    mode: int | None = None
+    is_narrowed: bool = False
+
+
+#: `Neighbours.follow`: where a link's text leads, if that is plain.
+Follow = Callable[[bytes], tuple[bytes, os.stat_result] | None]
+#: What stands behind a name, which the listing says is a link. Errors: Unresolvable, OSError.
+Look = Callable[[bytes, bool], Entry]
 
 
 class Dataset:
@@ -74,18 +87,28 @@ class Dataset:
             allowed = tuple(with_slash(path) for path in roots)
         self.links = Links(mountpoint=mountpoint, allowed=allowed)
         self.volumes = Volumes()
-        self._readable: set[tuple[int, int, int, int]] = set()  # (mode, uid, gid, device) that need no second look
-        self._uid = os.geteuid()
-        self._groups = frozenset((os.getegid(), *os.getgroups()))
+        #: True when users other than whoever mounts may look.
+        self.is_shared = confined
+        self._mounter = Mounter(self.volumes)
+        self._open_devices: set[int] = set()  # those on which nothing is closed to whoever mounts
 
     def forbid_device(self, device: int) -> None:
         """Follow no link into this device: our own mount's, once it is there, wherever else it is bound to."""
         self.links.forbidden.add(device)
-        self._readable.clear()
 
     def root_status(self) -> os.stat_result:
-        """The root directory's attributes. Errors: OSError."""
+        """The root directory's attributes now. Errors: OSError."""
         return os.lstat(self.root)
+
+    def root_entry(self) -> Entry:
+        """What the root directory is. Errors: OSError."""
+        with self._opened(self.root) as fd:
+            status = os.fstat(fd)
+            if not self.is_shared:
+                return Entry(status, mode=self._mounter.shown_mode(status))
+            guard = guard_of(fd, status)
+            way = keepers(self.volumes, status.st_dev)
+            return Entry(status, mode=shown_mode(guard, way), is_narrowed=is_narrowed(guard, way))
 
     def statvfs(self) -> os.statvfs_result:
         """The numbers of the file system that the root lies on. Errors: OSError."""
@@ -115,65 +138,80 @@ class Dataset:
         Errors: OSError; ESTALE when `path` is no longer the directory that was `listed`.
         """
         self.refresh()
-        # A million times: what is rare is asked for in functions of its own.
-        new, readable, triggers = tuple.__new__, self._readable, self.volumes.triggers
         views = self.links.views_in(path)
         waits = iter(range(_WAITED_FOR))
-        with self._opened(path) as fd, Neighbours(self.links, path) as neighbours:
+        with self._opened(path) as fd, self._looking(path, fd) as look:
             if not listed.is_directory(Identity.of(os.fstat(fd))):
                 raise OSError(errno.ESTALE, "directory was replaced", path)
-            follow = neighbours.follow
             for name, is_link in names:
-                target = None
                 if name[0] == _DOT or name in views or len(name) > NAME_MAX or not name.isascii():
                     problem = self._name_problem(name, views)
                     if problem is not None:
                         yield Entry(None, problem)
                         continue
                 try:
-                    status = None if is_link else os.stat(name, dir_fd=fd, follow_symlinks=False)
-                    if status is None or stat.S_ISLNK(status.st_mode):  # or replaced since it was listed
-                        text = os.readlink(name, dir_fd=fd)
-                        target, status = follow(text) or self.links.follow(path, Hop(join(path, name), text))
-                    if status.st_dev in triggers:
-                        status = self._triggered(fd, name if target is None else target)
+                    yield look(name, is_link)
                 except Unresolvable as error:
                     yield Entry(None, error.kind)
-                    continue
                 except OSError as error:
-                    yield self._failed(path, name, fd, error, waits)
-                    continue
-                likeness = (status.st_mode, status.st_uid, status.st_gid, status.st_dev)
-                problem = None if likeness in readable else self._problem(status, name, fd, target)
-                if status.st_size <= 0 and problem is None:
-                    problem = self._size_problem(path, name, status, target)
-                yield new(Entry, (status, problem, target, False))
+                    yield self._failed(look, name, error, waits)
 
-    def _failed(self, path: bytes, name: bytes, fd: int, error: OSError, waits: Iterator[int]) -> Entry:
+    def _failed(self, look: Look, name: bytes, error: OSError, waits: Iterator[int]) -> Entry:
         """What stands behind a name after a first look failed: a flaky disk or network is asked again."""
         for wait_s in _WAITS_S:
             if error.errno not in _TRANSIENT or next(waits, None) is None:
                 break
             time.sleep(wait_s)
             try:
-                return self._look(path, name, fd)
+                return look(name, False)
             except Unresolvable as unresolvable:
                 return Entry(None, unresolvable.kind)
             except OSError as again:
                 error = again
         return Entry(None, kind_of(error), None, error.errno in _TRANSIENT)
 
-    def _look(self, path: bytes, name: bytes, fd: int) -> Entry:
-        """One name by itself, judged as in the loop of `entries`. Errors: Unresolvable; OSError."""
-        target, status = None, os.stat(name, dir_fd=fd, follow_symlinks=False)
-        if stat.S_ISLNK(status.st_mode):
-            target, status = self.links.follow(path, Hop(join(path, name), os.readlink(name, dir_fd=fd)))
+    @contextlib.contextmanager
+    def _looking(self, path: bytes, fd: int) -> Iterator[Look]:
+        """A function that looks at names of one open directory, for one thread."""
+        if self.is_shared:
+            assert self.links.allowed is not None
+            with Ways(self.links.paths, self.volumes, self.links.allowed, path, fd) as ways:
+                yield functools.partial(self._look_for_all, path, fd, ways)
+        else:
+            with Neighbours(self.links, path) as neighbours:
+                yield functools.partial(self._look, path, fd, neighbours.follow)
+
+    def _look(self, path: bytes, fd: int, follow: Follow, name: bytes, is_link: bool) -> Entry:
+        """One name, for whoever mounts alone. Errors: Unresolvable; OSError."""
+        target = None
+        status = None if is_link else os.stat(name, dir_fd=fd, follow_symlinks=False)
+        if status is None or stat.S_ISLNK(status.st_mode):  # or replaced since it was listed
+            text = os.readlink(name, dir_fd=fd)
+            found = follow(text) or self.links.follow(path, Hop(join(path, name), text))
+            target, status = found[0], found[1]
+        if status.st_dev in self._open_devices and status.st_size > 0 and stat.S_ISREG(status.st_mode):
+            return tuple.__new__(Entry, (status, None, target, False, None, False))  # as nearly all; a million times
         if status.st_dev in self.volumes.triggers:
-            status = self._triggered(fd, name if target is None else target)
-        problem = self._problem(status, name, fd, target)
-        if status.st_size <= 0 and problem is None:
-            problem = self._size_problem(path, name, status, target)
-        return Entry(status, problem, target)
+            status = self._triggered(fd, name if target is None else target)[0]
+        problem = self._problem(status, path, fd, name, target)
+        if problem is not None:
+            return Entry(None, problem)
+        return Entry(status, None, target, False, self._mounter.shown_mode(status))
+
+    def _look_for_all(self, path: bytes, fd: int, ways: Ways, name: bytes, is_link: bool) -> Entry:
+        """One name, for whoever mounts and for others, who must see no more than at the source. Errors: as `_look`."""
+        target = None
+        source = None if is_link else ways.source(name, fd)
+        if source is None or stat.S_ISLNK(source.status.st_mode):
+            text = os.readlink(name, dir_fd=fd)
+            target, source = self.links.guarded(path, Hop(join(path, name), text), ways)
+        status, guard, way = source
+        if status.st_dev in self.volumes.triggers:
+            status, guard = self._triggered(fd, name if target is None else target)
+        problem = self._problem(status, path, fd, name, target)
+        if problem is not None:
+            return Entry(None, problem)
+        return Entry(status, None, target, False, shown_mode(guard, way), is_narrowed(guard, way))
 
     @contextlib.contextmanager
     def _opened(self, path: bytes) -> Iterator[int]:
@@ -201,12 +239,13 @@ class Dataset:
         if allowed is not None and not with_slash(os.readlink(b"/proc/self/fd/%d" % fd)).startswith(allowed):
             raise OSError(errno.ESTALE, "the path leads out of the dataset now")
 
-    def _triggered(self, fd: int, path: bytes) -> os.stat_result:
-        """The attributes of what an automount shows, which opening it mounts. Errors: OSError."""
+    def _triggered(self, fd: int, path: bytes) -> tuple[os.stat_result, Guard]:
+        """The attributes of what an automount shows, which opening it mounts, and its guard. Errors: OSError."""
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         mounted = os.open(path, flags, dir_fd=fd)
         try:
-            return os.fstat(mounted)
+            status = os.fstat(mounted)
+            return status, guard_of(mounted, status)
         finally:
             os.close(mounted)
 
@@ -240,27 +279,22 @@ class Dataset:
             return Kind.NOT_UTF8
         return Kind.UNREADABLE if len(name) > NAME_MAX else None
 
-    def _problem(self, status: os.stat_result, name: bytes, fd: int, target: bytes | None) -> Kind | None:
-        """Why a source that exists cannot be shown, if so. `name` is that of the entry in the directory `fd`."""
+    def _problem(self, status: os.stat_result, path: bytes, fd: int, name: bytes, target: bytes | None) -> Kind | None:
+        """Why a source that exists cannot be shown, if so. `name` is in the directory `path`, which `fd` has open."""
         if status.st_dev in self.links.forbidden:
             return Kind.RECURSIVE
-        if stat.S_ISREG(status.st_mode):
-            need = os.R_OK
-        elif stat.S_ISDIR(status.st_mode):
-            need = os.R_OK | os.X_OK
-            if target is not None and self.policy.dir_links is DirLinks.HIDE:
-                return Kind.DIR_LINK
-        else:
+        need = needed(status.st_mode)
+        if not need:
             return Kind.SPECIAL
-        # The mode bits answer for nearly every file; only where they say no (root, access control lists) it is worth
-        # a system call.
-        shift = 6 if status.st_uid == self._uid else 3 if status.st_gid in self._groups else 0
-        if (status.st_mode >> shift) & need == need:
-            if need == os.R_OK:
-                self._readable.add((status.st_mode, status.st_uid, status.st_gid, status.st_dev))
-            return None
-        at = {"path": name, "dir_fd": fd} if target is None else {"path": target}
-        return None if os.access(mode=need, effective_ids=True, **at) else Kind.UNREADABLE
+        if need & os.X_OK and target is not None and self.policy.dir_links is DirLinks.HIDE:
+            return Kind.DIR_LINK
+        if status.st_dev not in self._open_devices:
+            # The mode does not tell: there may be an access control list, or a server that decides.
+            if not may_all(need, name if target is None else target, fd):
+                return Kind.UNREADABLE
+            if self._mounter.may_read_all(status.st_dev, join(path, name) if target is None else target):
+                self._open_devices.add(status.st_dev)
+        return self._size_problem(path, name, status, target) if status.st_size <= 0 else None
 
     def target(self, directory: bytes, name: bytes) -> bytes:
         """The real path that a link leads to now. Errors: OSError ESTALE when it leads to nothing that can be shown."""

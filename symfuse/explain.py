@@ -13,6 +13,11 @@ from symfuse.policy import Kind
 from symfuse.stores import absent_store
 from symfuse.view import PLACE_BITS, ROOT_NODEID, View
 
+_NARROWED = (
+    "not all users who may read the source may read it here: its access control list, or a directory on the way to it, "
+    "says what a mode cannot say"
+)
+
 
 @dataclass
 class Explanation:
@@ -117,6 +122,8 @@ class _Walk:
             if isinstance(entered, Explanation):
                 return entered
             nodeid = entered
+        if self._view.is_narrowed(nodeid):
+            self._notes.append(_NARROWED)
         if nodeid >> PLACE_BITS == 0:
             try:
                 self._view.table(nodeid)

@@ -16,7 +16,9 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import NamedTuple, TypeVar
 
-from symfuse.mountinfo import MountWatch, mounts
+from symfuse.access.grants import FREE, Way
+from symfuse.access.ways import Source, Ways
+from symfuse.mountinfo import MountWatch, is_within, mounts
 from symfuse.policy import Kind
 from symfuse.source.longpaths import LongPaths
 
@@ -60,15 +62,55 @@ class Unresolvable(Exception):
         self.kind = kind
 
 
-#: `Links._real_directory`, or the same with a memory: (start, text, hops) -> real path.
-DirectoryFinder = Callable[[bytes, bytes, list[Hop]], bytes]
+class Trail:
+    """What was met while a link was followed: the links in `hops`, and, where others may look, what may stop them.
+
+    `detours` are directories that were walked and left again.
+    """
+
+    def __init__(self, ways: Ways | None = None, hops: list[Hop] | None = None) -> None:
+        self.ways = ways
+        self.hops: list[Hop] = [] if hops is None else hops
+        self.detours: set[bytes] = set()
+        self.way = FREE
+
+    def follow(self, hop: Hop) -> None:
+        """One more link. Errors: Unresolvable when they are too many, OSError."""
+        if len(self.hops) >= MAX_LINKS:
+            raise Unresolvable(Kind.LOOP)
+        self.hops.append(hop)
+        if self.ways is not None:
+            self.detours.add(os.path.dirname(hop.link))
+            self.way |= self.ways.followers(hop.link)
+
+    def repeat(self, found: Remembered) -> None:
+        """What was met on the way to a remembered directory. Errors: Unresolvable when it is too much."""
+        # The hops count as if they were followed: equal links must not differ by who was asked first.
+        if len(self.hops) + found.hops > MAX_LINKS:
+            raise Unresolvable(Kind.LOOP)
+        self.hops.extend(itertools.repeat(_REMEMBERED, found.hops))
+        self.detours |= found.detours
+        self.way |= found.way
+
+    def leave(self, directory: bytes) -> None:
+        """A `..` was met in a directory, which may be followed by those who may search it. Errors: Unresolvable."""
+        if self.ways is not None:
+            self.detours.add(directory)
+        elif not os.access(directory, os.X_OK, effective_ids=True):
+            raise Unresolvable(Kind.UNREADABLE)
+
+
+#: `Links._real_directory`, or the same with a memory: (start, text, trail) -> real path.
+DirectoryFinder = Callable[[bytes, bytes, Trail], bytes]
 
 
 class Remembered(NamedTuple):
-    """The real directory that a text led to, and how many links were followed on the way."""
+    """The real directory that a text led to, how many links were followed on the way, and the rest of the trail."""
 
     path: bytes
     hops: int
+    detours: frozenset[bytes]
+    way: Way
 
 
 class Links:
@@ -81,7 +123,8 @@ class Links:
     def __init__(self, *, mountpoint: bytes | None, allowed: tuple[bytes, ...] | None) -> None:
         self.mountpoint = mountpoint
         self.allowed = allowed
-        self._remembered: dict[tuple[bytes, bytes], Remembered] = {}
+        # By where a text begins, by the text, and by whether the rest of the trail was noted, too.
+        self._remembered: dict[tuple[bytes, bytes, bool], Remembered] = {}
         #: Devices that no link may lead into: our own mount's, wherever else it is bound to.
         self.forbidden: set[int] = set()
         #: For whatever is done to a path, however long it is.
@@ -125,17 +168,17 @@ class Links:
 
         Errors: Unresolvable, with the kind; OSError EINVAL when it is no link.
         """
-        return self._resolve(directory, name, [], self._remembered_directory)
+        return self._resolve(directory, name, Trail(), self._remembered_directory)
 
     def trace(self, directory: bytes, name: bytes, *, hops: list[Hop]) -> Target:
         """Like `resolve`, and appends every link on the way to `hops`, also when it fails."""
-        return self._resolve(directory, name, hops, self._real_directory)
+        return self._resolve(directory, name, Trail(hops=hops), self._real_directory)
 
-    def _resolve(self, directory: bytes, name: bytes, hops: list[Hop], real_directory: DirectoryFinder) -> Target:
+    def _resolve(self, directory: bytes, name: bytes, trail: Trail, real_directory: DirectoryFinder) -> Target:
         path = join(directory, name)
         try:
             hop = Hop(path, self.paths.call(os.readlink, path))
-            return self._follow(directory, hop, hops, real_directory)
+            return self._follow(directory, hop, trail, real_directory)
         except OSError as error:
             if error.errno == errno.EINVAL:
                 raise
@@ -143,18 +186,27 @@ class Links:
 
     def follow(self, directory: bytes, hop: Hop) -> Target:
         """Follow one link that lies in `directory`, and those behind it. Errors: Unresolvable, OSError."""
-        return self._follow(directory, hop, [], self._remembered_directory)
+        return self._follow(directory, hop, Trail(), self._remembered_directory)
 
-    def _follow(self, directory: bytes, hop: Hop, hops: list[Hop], real_directory: DirectoryFinder) -> Target:
+    def guarded(self, directory: bytes, hop: Hop, ways: Ways) -> tuple[bytes, Source]:
+        """As `follow`, and with what says who may read the target, of those who have come to `directory`."""
+        trail = Trail(ways)
+        path = self._follow(directory, hop, trail, self._remembered_directory).path
+        above = os.path.dirname(path)
+        detours = [each for each in trail.detours if not is_within(directory, each) and not is_within(above, each)]
+        source = ways.target(path, detours)
+        return path, source._replace(way=source.way | trail.way)
+
+    def _follow(self, directory: bytes, hop: Hop, trail: Trail, real_directory: DirectoryFinder) -> Target:
         while True:
-            _count(hop, hops)
+            trail.follow(hop)
             head, slash, last = hop.text.rpartition(b"/")
             if last in _NO_NAMES:
-                path = self._real_directory(directory, hop.text, hops)
+                path = self._real_directory(directory, hop.text, trail)
                 status = self.paths.call(os.lstat, path)
             else:
                 if slash:
-                    directory = real_directory(directory, head or b"/", hops)
+                    directory = real_directory(directory, head or b"/", trail)
                 path = join(directory, last)
                 if path in self.views:
                     raise Unresolvable(Kind.RECURSIVE)
@@ -188,7 +240,7 @@ class Links:
             return None
         if head is None:
             return directory
-        found = self._remembered.get((b"" if head.startswith(b"/") else directory, head))
+        found = self._remembered.get((b"" if head.startswith(b"/") else directory, head, False))
         return found.path if found is not None and found.hops < MAX_LINKS else None
 
     def _confined(self, path: bytes, allowed: tuple[bytes, ...]) -> os.stat_result:
@@ -207,24 +259,24 @@ class Links:
         finally:
             os.close(fd)
 
-    def _remembered_directory(self, start: bytes, text: bytes, hops: list[Hop]) -> bytes:
+    def _remembered_directory(self, start: bytes, text: bytes, trail: Trail) -> bytes:
         """`_real_directory`, remembering what it found: links of one directory lead to few others."""
-        key = (b"" if text.startswith(b"/") else start, text)
+        key = (b"" if text.startswith(b"/") else start, text, trail.ways is not None)
         found = self._remembered.get(key)
-        if found is None:
-            before = len(hops)
-            path = self._real_directory(start, text, hops)
-            if len(self._remembered) >= MAX_REMEMBERED:
-                self._remembered.clear()
-            self._remembered[key] = Remembered(path, len(hops) - before)
-            return path
-        # The hops count as if they were followed: equal links must not differ by who was asked first.
-        if len(hops) + found.hops > MAX_LINKS:
-            raise Unresolvable(Kind.LOOP)
-        hops.extend(itertools.repeat(_REMEMBERED, found.hops))
-        return found.path
+        if found is not None:
+            trail.repeat(found)
+            return found.path
+        before, inner = len(trail.hops), Trail(trail.ways, trail.hops)
+        path = self._real_directory(start, text, inner)
+        if len(self._remembered) >= MAX_REMEMBERED:
+            self._remembered.clear()
+        hops = len(trail.hops) - before
+        self._remembered[key] = Remembered(path, hops, frozenset(inner.detours), inner.way)
+        trail.detours |= inner.detours
+        trail.way |= inner.way
+        return path
 
-    def _real_directory(self, start: bytes, text: bytes, hops: list[Hop]) -> bytes:
+    def _real_directory(self, start: bytes, text: bytes, trail: Trail) -> bytes:
         """The real path of the directory that `text` names, seen from the real directory `start`.
 
         Errors: Unresolvable, OSError.
@@ -234,6 +286,7 @@ class Links:
             if part in (b"", b"."):
                 continue
             if part == b"..":
+                trail.leave(path)
                 path = os.path.dirname(path)
                 continue
             child = join(path, part)
@@ -246,8 +299,8 @@ class Links:
             mode = status.st_mode
             if stat.S_ISLNK(mode):
                 hop = Hop(child, self.paths.call(os.readlink, child))
-                _count(hop, hops)
-                path = self._real_directory(path, hop.text, hops)
+                trail.follow(hop)
+                path = self._real_directory(path, hop.text, trail)
             elif stat.S_ISDIR(mode):
                 path = child
             else:
@@ -323,12 +376,6 @@ def kind_of(error: OSError) -> Kind:
     if error.errno == errno.EDEADLK:  # our own server's answer to our own threads
         return Kind.RECURSIVE
     return Kind.UNREADABLE
-
-
-def _count(hop: Hop, hops: list[Hop]) -> None:
-    if len(hops) >= MAX_LINKS:
-        raise Unresolvable(Kind.LOOP)
-    hops.append(hop)
 
 
 def join(directory: bytes, name: bytes) -> bytes:

@@ -18,7 +18,8 @@ class MountEntry(NamedTuple):
     """One line of mountinfo.
 
     `device` is what st_dev says of the files there, `root` is b"/" but for bind mounts, `user` made a FUSE mount.
-    `place` is the directory that a stacked mount was made in (`stack.py`), None for all others.
+    `place` is the directory that a stacked mount was made in (`stack.py`), None for all others. `is_open` says of a
+    FUSE mount that users other than `user` may look at it.
     """
 
     mount_id: int
@@ -30,6 +31,7 @@ class MountEntry(NamedTuple):
     source: bytes
     user: int | None
     place: bytes | None = None
+    is_open: bool = False
 
     @property
     def is_symfuse(self) -> bool:
@@ -63,6 +65,7 @@ def _entry(line: bytes) -> MountEntry:
         source=unescape(fields[separator + 2]),
         user=_user(options),
         place=_place(options) if fstype == OVERLAY else None,
+        is_open=b"allow_other" in options.split(b","),
     )
 
 

@@ -104,7 +104,7 @@ class Table:
 
     __slots__ = (
         *("_frozen", "_is_link", "_names", "_offsets", "_rows", "_single", "_unpackable", "_writing"),
-        *("content_bytes", "freezing", "listed", "problems", "subdirectories", "transient", "unfrozen"),
+        *("content_bytes", "freezing", "listed", "narrowed", "problems", "subdirectories", "transient", "unfrozen"),
     )
 
     def __init__(self, names: Iterable[Name], listed: Identity) -> None:
@@ -134,6 +134,8 @@ class Table:
         self.problems: dict[int, Kind] = {}
         #: Places whose problem may be gone when somebody looks again.
         self.transient: set[int] = set()
+        #: Places that are shown with fewer permissions than their sources grant.
+        self.narrowed: set[int] = set()
         #: The places of directories; each one's real path when a link led to it.
         self.subdirectories: dict[int, bytes | None] = {}
 
@@ -197,7 +199,7 @@ class Table:
         """Rows for entries from a place on, but for those that were frozen alone. Called with _writing held."""
         # A million times: all in one loop.
         pack_into, rows, size, index_of, single = _ROW.pack_into, self._rows, _ROW.size, traits.index, self._single
-        for at, (status, problem, target, is_transient) in enumerate(entries, start):
+        for at, (status, problem, target, is_transient, shown_mode, is_narrowed) in enumerate(entries, start):
             if single and at in single:
                 continue
             if problem is not None or status is None:
@@ -205,14 +207,15 @@ class Table:
                 if is_transient:
                     self.transient.add(at)
                 continue
-            source_mode = status.st_mode
-            mode = source_mode & _SHOWN_MODE_BITS
+            mode = (status.st_mode if shown_mode is None else shown_mode) & _SHOWN_MODE_BITS
+            if is_narrowed:
+                self.narrowed.add(at)
             if mode & 0o170000 == 0o040000:
                 self.subdirectories[at] = target
             else:
                 self.content_bytes += status.st_size
             trait = index_of(
-                (mode, status.st_uid, status.st_gid, status.st_dev, target is not None, source_mode, status.st_nlink)
+                (mode, status.st_uid, status.st_gid, status.st_dev, target is not None, status.st_mode, status.st_nlink)
             )
             blocks = status.st_blocks
             row = (

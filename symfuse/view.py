@@ -33,7 +33,7 @@ from symfuse.nodes import Directory, Node, Shown, node_of
 from symfuse.policy import Finding, Kind
 from symfuse.progress import Findings, Progress
 from symfuse.repeats import Repeats
-from symfuse.source.identity import Identity
+from symfuse.source.identity import Guarded, Identity
 from symfuse.table import CHUNK, HIDDEN_MODE_BITS, Row, Table, Trait, Traits, identity_of
 
 ROOT_NODEID = 1
@@ -65,8 +65,10 @@ class View:
         self.dataset = dataset
         self._traits = Traits()
         self._inos = InoSpace()  # under _lock
-        status = dataset.root_status()
-        self._root_status = status
+        root_entry = dataset.root_entry()
+        assert root_entry.status is not None
+        self._root_status, self._root_mode = root_entry.status, root_entry.mode or 0
+        self._is_root_narrowed = root_entry.is_narrowed
         #: The numbers of the dataset's file system, as they were. To ask again is to depend on a path that may by now
         #: be gone, hang, or lead into the mount itself.
         self.file_system = dataset.statvfs()
@@ -211,7 +213,7 @@ class View:
     def _root_node(self) -> Node:
         status = self._root_status
         return Node(
-            ROOT_NODEID, ROOT_INO, status.st_mode & ~HIDDEN_MODE_BITS, 1, status.st_uid, status.st_gid,
+            ROOT_NODEID, ROOT_INO, self._root_mode & ~HIDDEN_MODE_BITS, 1, status.st_uid, status.st_gid,
             status.st_size, status.st_blocks, status.st_atime_ns, status.st_mtime_ns, status.st_ctime_ns,
         )  # fmt: skip
 
@@ -242,7 +244,19 @@ class View:
         if table is None:
             listed, names = self.dataset.names(directory.path)
             table = Table(names, listed)
+        if self.dataset.is_shared and not self._frozen_as(directory).is_directory(table.listed):
+            # Others are judged by the mode that was frozen, which must not open another directory.
+            raise OSError(errno.ESTALE, "directory was replaced", directory.path)
         return table
+
+    def _frozen_as(self, directory: Directory) -> Identity:
+        """What a directory was when it was found."""
+        if directory.parent is None:
+            return Identity.of(self._root_status)
+        table = self._tables[directory.parent.number]
+        assert table is not None, "a child of an unfrozen directory"
+        row = table.fields(directory.place)
+        return identity_of(self._traits[row[6]], row)
 
     def _freeze(self, directory: Directory, table: Table, place: int) -> None:
         """Freeze the chunk of a table that holds a place, if it is not."""
@@ -402,10 +416,16 @@ class View:
                 sample = next((place for place, kind in hidden if kind is wanted), None)
                 if sample is not None and len(samples) < MAX_SAMPLES:
                     samples.append((directory.path, table.name(sample)))
-        for place in table.not_utf8():
-            if place not in table.problems and place not in directory.absent:
-                child = directory.children.get(place, directory.number << PLACE_BITS | place)
-                self._report(Finding.NOT_UTF8, [child])
+        self._record_findings(directory, table)
+
+    def _record_findings(self, directory: Directory, table: Table) -> None:
+        """Count what is wrong with entries that are shown. Called with _lock held."""
+        for finding, places in ((Finding.NOT_UTF8, table.not_utf8()), (Finding.NARROWED, sorted(table.narrowed))):
+            for place in places:
+                if place not in table.problems and place not in directory.absent:
+                    self._report(finding, [directory.children.get(place, directory.number << PLACE_BITS | place)])
+        if directory.parent is None and self._is_root_narrowed:
+            self._report(Finding.NARROWED, [ROOT_NODEID])
 
     def conclude(self, hints: Iterable[str] = ()) -> None:
         """All is frozen: judge the dataset as a whole, and add what may be behind all that is hidden."""
@@ -664,7 +684,17 @@ class View:
         trait = self._traits[row.trait]
         if stat.S_ISDIR(trait.mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        return File(directory.path, table.name(place), trait.is_link, identity_of(trait, row))
+        identity = identity_of(trait, row)
+        return File(
+            directory.path, table.name(place), trait.is_link, Guarded(*identity) if self.dataset.is_shared else identity
+        )
+
+    def is_narrowed(self, nodeid: int) -> bool:
+        """True for what is shown with fewer permissions than its source grants. Errors: KeyError."""
+        if nodeid == ROOT_NODEID:
+            return self._is_root_narrowed
+        _directory, place, table = self._at(nodeid)
+        return place in table.narrowed
 
     def _log_once(self, nodeid: int, error: OSError) -> None:
         if nodeid not in self._stale:

@@ -186,7 +186,7 @@ def request(
         ),
         broken_images=_choice(BrokenImages, broken_images),
     )
-    _refuse_idle(policy)
+    _refuse_idle(policy, allow_other=allow_other)
     return MountRequest(
         source=absolute(source),
         mountpoint=real_mountpoint(os.fsencode(mountpoint)),
@@ -201,7 +201,7 @@ def request(
     )
 
 
-def _refuse_idle(policy: Policy) -> None:
+def _refuse_idle(policy: Policy, *, allow_other: bool) -> None:
     """Errors: UsageError for what could never do anything: who asks for it relies on it."""
     dedup = policy.dedup
     asked = {
@@ -215,6 +215,8 @@ def _refuse_idle(policy: Policy) -> None:
     idle = next((option for option, is_asked in asked.items() if is_asked), None)
     if idle is not None and dedup.same_by is SameBy.OFF:
         raise UsageError(f"{idle} does nothing while no images are compared", "add --dedup target, bytes or pixels")
+    if Finding.NARROWED in policy.fail_on and not allow_other:
+        raise UsageError("--fail-on narrowed does nothing on a private mount", "add --allow-other")
     if Finding.UNREAD in policy.fail_on and not policy.reads_files:
         raise UsageError("--fail-on unread does nothing while no files are read", "add --dedup bytes or pixels")
     if Kind.BROKEN in policy.fail_on and policy.broken_images is BrokenImages.SHOW:

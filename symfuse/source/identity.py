@@ -93,6 +93,16 @@ class Identity(NamedTuple):
         return not self.change(found)
 
 
+class Guarded(Identity):
+    """What a source was that others than whoever mounts may read.
+
+    Another mode or access control list is a change then: it may have taken away what the mount still shows.
+    """
+
+    def _explains(self, found: Identity) -> bool:
+        return found.mode == self.mode and super()._explains(found)
+
+
 def _is_cut(frozen_ns: int, found_ns: int) -> bool:
     """True for equal times, and for one that lost the digits that its file system does not store."""
     if found_ns == frozen_ns:

@@ -16,6 +16,14 @@ _NUMBERED = frozenset(
         *(b"nfs", b"nfs4", b"ceph", b"lustre", b"gpfs", b"ocfs2", b"gfs2"),
     }
 )
+#: File systems on which this kernel alone decides who may read, so that root may. Elsewhere a server has a say (NFS may
+#: squash root), or what lies beneath (overlay).
+_LOCAL = frozenset(
+    {
+        *(b"ext2", b"ext3", b"ext4", b"xfs", b"btrfs", b"bcachefs", b"zfs", b"f2fs", b"jfs", b"nilfs2", b"reiserfs"),
+        *(b"tmpfs", b"ramfs", b"squashfs", b"erofs", b"iso9660", b"udf", b"vfat", b"exfat"),
+    }
+)
 _AUTOFS = b"autofs"
 
 
@@ -26,30 +34,44 @@ class Volumes:
         self._types: dict[int, bytes] = {}
         #: Devices of automount triggers: what is seen of them without opening them is not what they show.
         self.triggers: frozenset[int] = frozenset()
+        #: FUSE file systems that one user alone may look at, and who that is.
+        self.private: dict[int, int] = {}
         self.refresh()
 
     def refresh(self) -> None:
         """Forget what was known: something was mounted or unmounted, and device numbers are used again."""
         self._types = {}
-        self.triggers = frozenset(entry.device for entry in mounts() if entry.fstype == _AUTOFS)
+        entries = mounts()
+        self.triggers = frozenset(entry.device for entry in entries if entry.fstype == _AUTOFS)
+        self.private = {entry.device: entry.user for entry in entries if entry.user is not None and not entry.is_open}
 
     def is_numbered(self, device: int, path: bytes) -> bool:
         """True when inode numbers of this device tell files apart. `path` is that of a file or directory on it."""
+        return self._type_at(device, path) in _NUMBERED
+
+    def has_numbered(self, fd: int, device: int) -> bool:
+        """As `is_numbered`, for the device of an open file."""
+        return self._type(fd, device) in _NUMBERED
+
+    def is_local(self, device: int, path: bytes) -> bool:
+        """True when this kernel alone decides who may read on a device. `path` is that of something on it."""
+        return self._type_at(device, path) in _LOCAL
+
+    def _type_at(self, device: int, path: bytes) -> bytes:
         if device not in self._types:
             with contextlib.suppress(OSError):
                 fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
                 try:
-                    return self.has_numbered(fd, device)
+                    return self._type(fd, device)
                 finally:
                     os.close(fd)
-        return self._types.get(device) in _NUMBERED
+        return self._types.get(device, b"")
 
-    def has_numbered(self, fd: int, device: int) -> bool:
-        """As `is_numbered`, for the device of an open file."""
+    def _type(self, fd: int, device: int) -> bytes:
         fstype = self._types.get(device)
         if fstype is None:
             fstype = self._types[device] = _fstype(fd)
-        return fstype in _NUMBERED
+        return fstype
 
 
 def _fstype(fd: int) -> bytes:

@@ -45,6 +45,7 @@ class User:
     python: str = sys.executable
     environment: Mapping[str, str] = field(default_factory=dict)
     home: Path = Path("/")
+    groups: tuple[int, ...] = ()
 
     def run(self, *command: str | bytes | Path, check: bool = True, timeout: float = TIMEOUT_S) -> Run:
         """Run a command as this user, from a directory that everybody may enter; text is captured, bytes survive."""
@@ -60,7 +61,7 @@ class User:
             env={**os.environ, **self.environment},
             user=self.uid,
             group=self.gid,
-            extra_groups=None if self.uid is None else [],
+            extra_groups=None if self.uid is None else list(self.groups),
         )
         if check:
             assert done.returncode == 0, f"{command}: exit status {done.returncode}\n{done.stdout}{done.stderr}"

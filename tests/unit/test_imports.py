@@ -24,6 +24,7 @@ LAYERS = [
         "policy",
         "progress",
         "source",
+        "access",
         "links",
         "dataset",
         "stores",
