@@ -181,6 +181,12 @@ def test_what_does_nothing_without_dedup_is_refused(options: dict[str, Any], opt
     assert request("/", "/m", dedup="target", **options).policy.looks_into_files
 
 
+def test_narrowed_is_a_word_for_mounts_that_others_may_look_at() -> None:
+    with pytest.raises(UsageError, match="^--fail-on narrowed does nothing on a private mount: add --allow-other"):
+        request("/", "/m", fail_on="narrowed")
+    assert request("/", "/m", fail_on="narrowed", allow_other=True).policy.fail_on == {Finding.NARROWED}
+
+
 def test_other_choices_about_images_that_do_nothing_are_refused() -> None:
     with pytest.raises(UsageError, match="add --broken-images hide"):
         request("/", "/m", fail_on="broken")
