@@ -21,7 +21,7 @@ from symfuse.access.ways import Ways, guard_of, keepers
 from symfuse.errors import SourceError
 from symfuse.links import NAME_MAX, Hop, Links, Neighbours, Unresolvable, join, kind_of, with_slash
 from symfuse.policy import DirLinks, DotEntries, Kind, NonUtf8, Outside, Policy
-from symfuse.source.identity import Identity
+from symfuse.source.identity import Guarded, Identity
 from symfuse.source.volumes import Volumes
 
 _DOT = ord(".")
@@ -117,6 +117,10 @@ class Dataset:
 
     # -- listing ------------------------------------------------------------------------------------------------
 
+    def identity(self, found: Identity) -> Identity:
+        """What a source was, in the way that it has to be compared: with care where others may look."""
+        return Guarded(*found) if self.is_shared else found
+
     def names(self, path: bytes) -> tuple[Identity, list[Name]]:
         """The names in one directory in byte order, without . and .., and which directory it was that had them.
 
@@ -125,7 +129,7 @@ class Dataset:
         for wait_s in (*_WAITS_S, None):
             try:
                 with self._opened(path) as fd:
-                    return Identity.of(os.fstat(fd)), _names(fd)
+                    return self.identity(Identity.of(os.fstat(fd))), _names(fd)
             except OSError as error:
                 if wait_s is None or error.errno not in _TRANSIENT:
                     raise

@@ -33,7 +33,7 @@ from symfuse.nodes import Directory, Node, Shown, node_of
 from symfuse.policy import Finding, Kind
 from symfuse.progress import Findings, Progress
 from symfuse.repeats import Repeats
-from symfuse.source.identity import Guarded, Identity
+from symfuse.source.identity import Identity
 from symfuse.table import CHUNK, HIDDEN_MODE_BITS, Row, Table, Trait, Traits, identity_of
 
 ROOT_NODEID = 1
@@ -252,11 +252,11 @@ class View:
     def _frozen_as(self, directory: Directory) -> Identity:
         """What a directory was when it was found."""
         if directory.parent is None:
-            return Identity.of(self._root_status)
+            return self.dataset.identity(Identity.of(self._root_status))
         table = self._tables[directory.parent.number]
         assert table is not None, "a child of an unfrozen directory"
         row = table.fields(directory.place)
-        return identity_of(self._traits[row[6]], row)
+        return self.dataset.identity(identity_of(self._traits[row[6]], row))
 
     def _freeze(self, directory: Directory, table: Table, place: int) -> None:
         """Freeze the chunk of a table that holds a place, if it is not."""
@@ -684,10 +684,8 @@ class View:
         trait = self._traits[row.trait]
         if stat.S_ISDIR(trait.mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        identity = identity_of(trait, row)
-        return File(
-            directory.path, table.name(place), trait.is_link, Guarded(*identity) if self.dataset.is_shared else identity
-        )
+        identity = self.dataset.identity(identity_of(trait, row))
+        return File(directory.path, table.name(place), trait.is_link, identity)
 
     def is_narrowed(self, nodeid: int) -> bool:
         """True for what is shown with fewer permissions than its source grants. Errors: KeyError."""

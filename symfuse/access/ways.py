@@ -59,6 +59,7 @@ class Ways:
         self._excused = {above for root in roots for above in _above(root)}
         self._passed = {above: number for number, above in enumerate((start, *_above(start)))}
         self._come_by = [fd]  # those of `_passed`, as far as they were asked for
+        self._start = start, _Kept(fd, FREE, _sticky_owner(os.fstat(fd)))
         self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
 
     def __enter__(self) -> Ways:
@@ -111,19 +112,20 @@ class Ways:
         return Source(status, guard_of(fd, status), way | keepers(self._volumes, status.st_dev))
 
     def _directory(self, path: bytes) -> _Kept:
-        kept = self._kept.get(path)
-        if kept is None:
+        start, kept = self._start
+        if path == start:
+            return kept
+        if path not in self._kept:
             fd = self._paths.call(os.open, path, _DIRECTORY)
             try:
-                kept = self._kept[path] = _Kept(fd, self._climb(fd, path), _sticky_owner(os.fstat(fd)))
+                self._kept[path] = _Kept(fd, self._climb(fd, path), _sticky_owner(os.fstat(fd)))
             except OSError:
                 os.close(fd)
                 raise
             if len(self._kept) > _KEPT:
                 os.close(self._kept.popitem(last=False)[1].fd)
-        else:
-            self._kept.move_to_end(path)
-        return kept
+        self._kept.move_to_end(path)
+        return self._kept[path]
 
     def _climb(self, fd: int, path: bytes) -> Way:
         """The guards of a directory and of those above it, up to what is excused, or was passed.
@@ -145,7 +147,6 @@ class Ways:
                 source = self._source(fd, FREE)
                 guards += [source.guard, *source.way]
         return frozenset(guards)
-
 
     def _check_passed(self, path: bytes, fd: int) -> None:
         """Errors: OSError ESTALE when `fd` is not the directory at `path` that the reader has passed."""

@@ -94,13 +94,23 @@ class Identity(NamedTuple):
 
 
 class Guarded(Identity):
-    """What a source was that others than whoever mounts may read.
+    """What a source was that others than whoever mounts may read: the permissions that are shown are those it had then.
 
-    Another mode or access control list is a change then: it may have taken away what the mount still shows.
+    Owner, group and mode must be what they were. All else can be forged by whoever may write to the dataset: sizes and
+    modification times can be set, and what changes within one tick of the kernel's clock gets one change time.
     """
 
-    def _explains(self, found: Identity) -> bool:
-        return found.mode == self.mode and super()._explains(found)
+    def is_of(self, status: os.stat_result) -> bool:
+        return super().is_of(status) and self._has_permissions_of(Identity.of(status))
+
+    def change(self, found: Identity) -> str:
+        return super().change(found) or ("" if self._has_permissions_of(found) else "owner or mode")
+
+    def is_directory(self, found: Identity) -> bool:
+        return self._has_permissions_of(found) and super().is_directory(found)
+
+    def _has_permissions_of(self, found: Identity) -> bool:
+        return (found.mode, found.uid, found.gid) == (self.mode, self.uid, self.gid)
 
 
 def _is_cut(frozen_ns: int, found_ns: int) -> bool:

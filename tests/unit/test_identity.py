@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from symfuse.source.identity import Identity
+from symfuse.source.identity import Guarded, Identity
 
 S = 1_000_000_000
 FROZEN = Identity(
@@ -85,3 +85,16 @@ def test_a_directory_is_the_same_with_other_entries_or_with_other_numbers_but_no
 @pytest.mark.parametrize(("ctime_ns", "is_coarse"), [(7 * S, True), (7 * S + 5_000_000, True), (7 * S + 1, False)])
 def test_times_of_whole_milliseconds_are_coarse(ctime_ns: int, is_coarse: bool) -> None:
     assert FROZEN._replace(ctime_ns=ctime_ns).is_coarse is is_coarse
+
+
+@pytest.mark.parametrize("change", [{"mode": stat.S_IFREG | 0o600}, {"uid": 7}, {"gid": 7}])
+def test_where_others_may_look_a_file_of_equal_times_and_size_is_another_if_its_permissions_are(
+    change: dict[str, int],
+) -> None:
+    """Two files that are changed within one tick of the clock have one change time; whoever may rename swaps them."""
+    frozen = Identity(1, 2, 3, 4, 5, stat.S_IFREG | 0o644, 0, 0, 1)
+    found = frozen._replace(**change)
+    assert not Guarded(*frozen).change(frozen)
+    assert Guarded(*frozen).change(found) == "owner or mode"
+    assert not Guarded(*frozen).is_directory(found)
+    assert not frozen.change(found)

@@ -182,7 +182,7 @@ def test_what_does_nothing_without_dedup_is_refused(options: dict[str, Any], opt
 
 
 def test_narrowed_is_a_word_for_mounts_that_others_may_look_at() -> None:
-    with pytest.raises(UsageError, match="^--fail-on narrowed does nothing on a private mount: add --allow-other"):
+    with pytest.raises(UsageError, match=r"^--fail-on narrowed does nothing on a private mount: add --allow-other"):
         request("/", "/m", fail_on="narrowed")
     assert request("/", "/m", fail_on="narrowed", allow_other=True).policy.fail_on == {Finding.NARROWED}
 

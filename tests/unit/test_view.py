@@ -22,6 +22,7 @@ from symfuse import view as view_module
 from symfuse.dataset import Dataset
 from symfuse.explain import explain
 from symfuse.inos import ROOT_INO
+from symfuse.links import Links
 from symfuse.nodes import Node
 from symfuse.policy import Dedup, Kind, Policy, SameBy
 from symfuse.source.identity import Identity
@@ -556,3 +557,53 @@ def test_a_linked_directory_is_frozen_when_its_source_was_frozen_by_way_of_anoth
     assert [name for name, _, _ in view.listing(first)] == [name for name, _, _ in view.listing(second)] == [b"x"]
     assert view.is_frozen(first)
     assert view.is_frozen(second)
+
+
+# -- where others may look ---------------------------------------------------------------------------------------------
+
+
+def exchange(one: Path, other: Path) -> None:
+    between = one.with_name("between")
+    one.rename(between)
+    other.rename(one)
+    between.rename(other)
+
+
+def test_where_others_may_look_no_directory_is_listed_under_the_mode_of_another(tmp_path: Path) -> None:
+    """Whoever may rename in the dataset could else open a directory to all that somebody else has closed."""
+    root = tree(tmp_path / "dataset", {"open": {"a.png": b"a"}, "closed": attributes({"a.png": b"secret"}, mode=0o700)})
+    with contextlib.closing(View(Dataset(os.fsencode(root), Policy(), confined=True))) as view:
+        node = view.lookup(ROOT_NODEID, b"open")
+        assert node is not None
+        assert stat.S_IMODE(node.mode) == 0o555
+        exchange(root / "open", root / "closed")
+        with pytest.raises(OSError, match="was replaced") as failure:
+            list(view.listing(node.nodeid))
+        assert failure.value.errno == errno.ESTALE
+
+
+def test_where_others_may_look_a_directory_on_the_way_cannot_be_exchanged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link's target is looked at in the directory whose guards were read, or not at all."""
+    root = tree(
+        tmp_path / "dataset",
+        {
+            "open": {"train": {"1.png": link("../val/a.png")}, "val": {"a.png": b"a"}},
+            "closed": attributes({"val": {"a.png": b"secret"}}, mode=0o700),
+        },
+    )
+    follow = Links.guarded
+
+    def exchanging(*arguments: Any) -> Any:
+        exchange(root / "open", root / "closed")
+        try:
+            return follow(*arguments)
+        finally:
+            exchange(root / "open", root / "closed")
+
+    monkeypatch.setattr(Links, "guarded", exchanging)
+    with contextlib.closing(View(Dataset(os.fsencode(root), Policy(), confined=True))) as view:
+        view.freeze_all()
+        assert b"open/train/1.png" not in {path for path, _node in walk(view)}
+        assert view.progress().hidden == {Kind.UNREADABLE: 1}
