@@ -46,6 +46,11 @@ class Mutant:
     by_root: bool = False
     hangs: bool = False
 
+    @property
+    def is_mounted(self) -> bool:
+        """True for a change of what every mount runs, and not of decoders or of the tests themselves."""
+        return self.file.startswith("symfuse/") and not self.file.startswith("symfuse/identity/")
+
 
 @dataclass(frozen=True)
 class Outcome:
