@@ -147,12 +147,17 @@ class Copy:
         shutil.rmtree(self._directory, onerror=_open_and_retry)
 
     def _end_processes(self) -> None:
-        """Whatever was started here has our directory of temporary files in its environment."""
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, OSError):
-                if process.environ().get("TMPDIR") == str(self._temporary):
+                if self._has_started(process):
                     process.kill()
                     process.wait(5)
+
+    def _has_started(self, process: psutil.Process) -> bool:
+        """Our directory is in the command line of our programs, and in the environment of all but decoders."""
+        if any(word.startswith(f"{self._directory}/") for word in process.cmdline()):
+            return True
+        return process.environ().get("TMPDIR") == str(self._temporary)
 
 
 def _open_and_retry(function: object, path: str, _error: object) -> None:
