@@ -220,6 +220,149 @@ QUESTIONS = (
     ),
 )
 
+GRANTS = "symfuse/access/grants.py"
+WAYS = "symfuse/access/ways.py"
+READERS = "tests/mounted/test_readers.py"
+LISTS = f"{READERS}::test_what_an_access_list_denies_is_denied_and_what_it_grants_is_said[kernel]"
+ON_THE_WAY = f"{READERS}::test_a_directory_on_the_way_to_a_target_counts[kernel]"
+BEHIND_A_ROOT = f"{READERS}::test_directories_count_from_an_allowed_root_on[kernel]"
+TAKEN_AWAY = f"{READERS}::test_permissions_that_are_taken_away_later"
+GRANTS_TESTS = "tests/unit/test_grants.py"
+GRANTED = f"{GRANTS_TESTS}::test_a_class_is_shown_what_all_of_it_are_granted"
+
+#: What other users may read where a mode does not tell.
+ACCESS = (
+    Mutant(
+        "an access list that nobody reads",
+        WAYS,
+        'return os.getxattr(f"/proc/self/fd/{fd}", _ACL)',
+        'return b""',
+        (LISTS,),
+    ),
+    Mutant(
+        "an access list that cannot be read and is taken for none",
+        WAYS,
+        "else grants.UNKNOWN",
+        'else b""',
+        (f"{GRANTS_TESTS}::test_only_a_file_system_that_says_so_has_no_list",),
+    ),
+    Mutant(
+        "directories on the way that do not count",
+        GRANTS,
+        ", *(_rule(guard, SEARCH) for guard in way)]",
+        "]",
+        (ON_THE_WAY,),
+    ),
+    Mutant(
+        "directories above a target that do not count",
+        WAYS,
+        "            way |= kept.way\n",
+        "",
+        (ON_THE_WAY, BEHIND_A_ROOT),
+    ),
+    Mutant(
+        "directories above that one that do not count",
+        WAYS,
+        "guards += [source.guard, *source.way]",
+        "guards += [source.guard, *source.way] if above == path else []",
+        (f"{GRANTS_TESTS}::test_every_directory_above_a_target_counts",),
+    ),
+    Mutant(
+        "directories that are left again and do not count",
+        WAYS,
+        "way = FREE.union(*(self._directory(detour).way for detour in detours))",
+        "way = FREE",
+        (ON_THE_WAY,),
+    ),
+    Mutant(
+        "a directory above that was replaced",
+        WAYS,
+        "        if not os.path.samestat(os.fstat(fd), os.fstat(self._come_by[self._passed[path]])):\n",
+        "        if False:\n",
+        (f"{GRANTS_TESTS}::test_a_directory_above_that_is_replaced_meanwhile_shows_nothing",),
+    ),
+    Mutant(
+        "sticky directories that everybody follows links in",
+        WAYS,
+        "        if kept.sticky_owner is None:\n",
+        "        if True:\n",
+        (f"{READERS}::test_links_in_a_sticky_directory_are_followed_by_their_owner_alone[kernel]",),
+    ),
+    Mutant(
+        "a private file system that others may see",
+        WAYS,
+        "return FREE if user is None else",
+        "return FREE if True else",
+        (f"{READERS}::test_a_file_system_for_one_user_alone_is_not_for_others[kernel]",),
+    ),
+    Mutant("an owner who is let in where nobody is", GRANTS, "mode &= ~(bit << _OWNER)", "pass", (GRANTED,)),
+    Mutant("a group that is let in where nobody is", GRANTS, "mode &= ~(bit << _GROUP_CLASS)", "pass", (GRANTED,)),
+    Mutant("others who are let in where nobody is", GRANTS, "mode &= ~(bit << _OTHERS)", "pass", (GRANTED, LISTS)),
+    Mutant(
+        "a list whose mask does not count for users",
+        GRANTS,
+        "users[named] = is_granted and bool(mask & bit)",
+        "users[named] = is_granted",
+        (GRANTED,),
+    ),
+    Mutant(
+        "a list whose mask does not count for groups",
+        GRANTS,
+        "or (is_granted and bool(mask & bit))",
+        "or is_granted",
+        (GRANTED,),
+    ),
+    Mutant(
+        "a list that cannot be read and grants the group",
+        GRANTS,
+        "return _Rule(guard.uid, owner, {}, {guard.gid: False}, False)",
+        "return _Rule(guard.uid, owner, {}, {guard.gid: group}, others)",
+        (GRANTED,),
+    ),
+    Mutant(
+        "the root of a view that is not judged",
+        "symfuse/dataset.py",
+        "return Entry(status, mode=shown_mode(guard, way), is_narrowed=",
+        "return Entry(status, mode=status.st_mode, is_narrowed=",
+        (f"{READERS}::test_the_root_of_the_view_is_judged_as_everything_else[kernel]",),
+    ),
+    Mutant(
+        "permissions that were taken away",
+        "symfuse/source/identity.py",
+        "return found.mode == self.mode and super()._explains(found)",
+        "return super()._explains(found)",
+        (f"{TAKEN_AWAY}[kernel-chmod]", f"{TAKEN_AWAY}[kernel-access list]"),
+    ),
+    Mutant(
+        "a directory that was replaced and is judged by the old mode",
+        "symfuse/view.py",
+        "if self.dataset.is_shared and not self._frozen_as(directory).is_directory(table.listed):",
+        "if False:",
+        (f"{GRANTS_TESTS}::test_a_directory_that_was_replaced_is_not_judged_by_the_mode_of_the_old_one",),
+    ),
+    Mutant(
+        "what whoever mounts may not read, and sees",
+        "symfuse/dataset.py",
+        "if not may_all(need, name if target is None else target, fd):",
+        "if False:",
+        (f"{GRANTS_TESTS}::test_where_a_server_decides_each_file_is_asked_for",),
+    ),
+    Mutant(
+        "capabilities that open everything",
+        "symfuse/access/mounter.py",
+        " and self._volumes.is_local(device, path)",
+        "",
+        (f"{GRANTS_TESTS}::test_where_a_server_decides_each_file_is_asked_for",),
+    ),
+    Mutant(
+        "a `..` in a directory that is closed to whoever mounts",
+        "symfuse/links.py",
+        "elif not os.access(directory, os.X_OK, effective_ids=True):",
+        "elif False:",
+        (f"{GRANTS_TESTS}::test_a_link_that_leaves_a_closed_directory_again_is_not_followed",),
+    ),
+)
+
 CONFINE = "symfuse/identity/confine.py"
 WORKER = "symfuse/identity/worker.py"
 ATTACKS = "tests/unit/test_confine.py::test_nothing_that_a_decoder_has_no_use_for_succeeds"
@@ -403,4 +546,4 @@ TESTS = (
     ),
 )
 
-MUTANTS = (*KERNEL_JUDGES, *RESTRICTIONS, *QUESTIONS, *DECODERS, *PROCESSES, *PLACE, *TESTS)
+MUTANTS = (*KERNEL_JUDGES, *RESTRICTIONS, *QUESTIONS, *ACCESS, *DECODERS, *PROCESSES, *PLACE, *TESTS)
