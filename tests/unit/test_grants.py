@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from symfuse import dataset as datasets
 from symfuse.access.grants import UNKNOWN, Guard, Way, shown_mode
 from symfuse.access.ways import guard_of
-from symfuse.dataset import Dataset, Entry
+from symfuse.dataset import Dataset
 from symfuse.policy import Kind, Policy
 from symfuse.view import ROOT_NODEID, View
 from tests.support import readers
-from tests.support.trees import attributes, link, tree
+from tests.support.trees import Entry, Name, attributes, link, tree
 
 #: The owner and the group of every source here, and people whom neither is.
 OWNER, GROUP, NAMED_USER, NAMED_GROUP, ROOT = 1, 2, 5, 9, 0
@@ -89,7 +90,7 @@ def for_all(root: Path) -> Dataset:
     return Dataset(os.fsencode(root), Policy(), confined=True)
 
 
-def entries(dataset: Dataset, path: Path) -> dict[str, Entry]:
+def entries(dataset: Dataset, path: Path) -> dict[str, datasets.Entry]:
     found, names = dataset.names(os.fsencode(path))
     looked_at = dataset.entries(os.fsencode(path), names, listed=found)
     return {os.fsdecode(name): entry for (name, _), entry in zip(names, looked_at, strict=True)}
@@ -157,7 +158,7 @@ def test_a_link_that_leaves_a_closed_directory_again_is_not_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The kernel would not walk through it, but the resolver, which works on texts, could."""
-    links = {"link": link("closed/../file"), "other": link("open/../file")}
+    links: dict[Name, Entry] = {"link": link("closed/../file"), "other": link("open/../file")}
     root = tree(tmp_path.resolve() / "dataset", {"closed": {"file": b""}, "open": {}, "file": b"", **links})
     real_access = os.access
 
