@@ -229,6 +229,11 @@ BEHIND_A_ROOT = f"{READERS}::test_directories_count_from_an_allowed_root_on[kern
 TAKEN_AWAY = f"{READERS}::test_permissions_that_are_taken_away_later"
 GRANTS_TESTS = "tests/unit/test_grants.py"
 GRANTED = f"{GRANTS_TESTS}::test_a_class_is_shown_what_all_of_it_are_granted"
+IDENTITY = (
+    "tests/unit/test_identity.py::"
+    "test_where_others_may_look_a_file_of_equal_times_and_size_is_another_if_its_permissions_are"
+)
+REPLACED = "tests/unit/test_view.py::test_where_others_may_look_no_directory_is_listed_under_the_mode_of_another"
 
 #: What other users may read where a mode does not tell.
 ACCESS = (
@@ -279,7 +284,7 @@ ACCESS = (
         WAYS,
         "        if not os.path.samestat(os.fstat(fd), os.fstat(self._come_by[self._passed[path]])):\n",
         "        if False:\n",
-        (f"{GRANTS_TESTS}::test_a_directory_above_that_is_replaced_meanwhile_shows_nothing",),
+        ("tests/unit/test_view.py::test_where_others_may_look_a_directory_on_the_way_cannot_be_exchanged",),
     ),
     Mutant(
         "sticky directories that everybody follows links in",
@@ -327,18 +332,32 @@ ACCESS = (
         (f"{READERS}::test_the_root_of_the_view_is_judged_as_everything_else[kernel]",),
     ),
     Mutant(
-        "permissions that were taken away",
+        "a file whose permissions were taken away",
         "symfuse/source/identity.py",
-        "return found.mode == self.mode and super()._explains(found)",
-        "return super()._explains(found)",
-        (f"{TAKEN_AWAY}[kernel-chmod]", f"{TAKEN_AWAY}[kernel-access list]"),
+        """super().change(found) or ("" if self._has_permissions_of(found) else "owner or mode")""",
+        "super().change(found)",
+        (f"{TAKEN_AWAY}[kernel-chmod]",),
+    ),
+    Mutant(
+        "a directory of other permissions",
+        "symfuse/source/identity.py",
+        "self._has_permissions_of(found) and super().is_directory(found)",
+        "super().is_directory(found)",
+        (REPLACED, f"{IDENTITY}[change0]"),
+    ),
+    Mutant(
+        "sources that are compared as if nobody else looked",
+        "symfuse/dataset.py",
+        "return Guarded(*found) if self.is_shared else found",
+        "return found",
+        (f"{TAKEN_AWAY}[kernel-chmod]",),
     ),
     Mutant(
         "a directory that was replaced and is judged by the old mode",
         "symfuse/view.py",
         "if self.dataset.is_shared and not self._frozen_as(directory).is_directory(table.listed):",
         "if False:",
-        (f"{GRANTS_TESTS}::test_a_directory_that_was_replaced_is_not_judged_by_the_mode_of_the_old_one",),
+        (REPLACED,),
     ),
     Mutant(
         "what whoever mounts may not read, and sees",

@@ -14,7 +14,6 @@ from symfuse.access.grants import UNKNOWN, Guard, Way, shown_mode
 from symfuse.access.ways import guard_of
 from symfuse.dataset import Dataset
 from symfuse.policy import Kind, Policy
-from symfuse.view import ROOT_NODEID, View
 from tests.support import readers
 from tests.support.trees import Entry, Name, attributes, link, tree
 
@@ -126,19 +125,6 @@ def test_a_directory_above_that_is_replaced_meanwhile_shows_nothing(tmp_path: Pa
     assert next(looked_at).problem is Kind.UNREADABLE
     del looked_at
     dataset.close()
-
-
-def test_a_directory_that_was_replaced_is_not_judged_by_the_mode_of_the_old_one(tmp_path: Path) -> None:
-    root = tree(tmp_path / "dataset", {"open": {}, "closed": attributes({"secret": b""}, mode=0o700)})
-    view = View(for_all(root))
-    node = view.lookup(ROOT_NODEID, b"open")
-    assert node is not None
-    (root / "open").rename(root / "moved")
-    (root / "closed").rename(root / "open")
-    with pytest.raises(OSError) as error:
-        list(view.listing(node.nodeid))
-    assert error.value.errno == errno.ESTALE
-    view.close()
 
 
 def test_where_a_server_decides_each_file_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
