@@ -25,7 +25,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from symfuse.errors import ExitStatus, NotMounted, SymfuseError, UsageError, raised_elsewhere
-from symfuse.explain import explain, hidden_below
+from symfuse.explain import EXPLANATION_SHAPE, HIDDEN_SHAPE, explain, hidden_below
+from symfuse.progress import PROGRESS_SHAPE
+from symfuse.shape import Maybe, Number, Shape, Table, fits
 
 if TYPE_CHECKING:
     from symfuse.counters import Counters
@@ -36,8 +38,10 @@ BUFFER_BYTES = (1 << 14) - 8
 #: How many long answers are kept, and for how long after they were last asked for.
 MAX_LONG_ANSWERS = 4
 LONG_ANSWER_AGE_S = 60.0
-#: No answer is longer. It bounds what an impostor can make a client read.
-MAX_ANSWER_BYTES = 1 << 30
+#: No answer is longer, compressed or not. It bounds what an impostor can make a client read: of HIDDEN, a list of
+#: millions of paths; of all others, some paths.
+MAX_LIST_BYTES = 1 << 30
+MAX_ANSWER_BYTES = 1 << 24
 
 
 def _iowr(number: int) -> int:
@@ -55,6 +59,13 @@ MORE = _iowr(0x54)
 COMMANDS = frozenset({STATUS, WHY, HIDDEN, MORE})
 #: What the parts of a long answer begin with: no JSON object does.
 PART = b"+"
+#: The largest number of a process. Source: PID_MAX_LIMIT in linux/threads.h.
+MAX_PID = 1 << 22
+#: Longer than any machine has been up: three hundred years.
+MAX_UPTIME_S = 10**10
+
+#: What helps where somebody else answers.
+CURE_IMPOSTOR = "see what is mounted there with findmnt"
 
 Message = dict[str, Any]
 #: One round: command and payload there, payload back.
@@ -169,6 +180,24 @@ class Control:
         }
 
 
+#: What `Control.status` gives.
+STATUS_SHAPE: dict[str, Shape] = {
+    **dict.fromkeys(("source", "mountpoint", "backend", "pid_namespace", "io"), str),
+    "pid": Number(1, MAX_PID),
+    "uid": Number(0, (1 << 32) - 1),
+    "log": Maybe(str),
+    "uptime_s": Number(0, MAX_UPTIME_S, is_whole=False),
+    "frozen": PROGRESS_SHAPE,
+    **dict.fromkeys(("stale", "bytes_read"), Number()),
+    **{name: [str] for name in ("stale_examples", "missing", "hanging")},
+    "requests": Table(str, Number()),
+}
+#: What each question but MORE is answered.
+ANSWERS: dict[int, Shape] = {STATUS: STATUS_SHAPE, WHY: EXPLANATION_SHAPE, HIDDEN: HIDDEN_SHAPE}
+#: What every question may be answered instead, and what comes instead of an answer that is long.
+ERROR_SHAPE: Shape = {"kind": str, "message": str, "cure": str}
+LONG_SHAPE: Shape = {"id": str, "bytes": Number()}
+
 #: Paths of sources that changed, which `status` names.
 MAX_STALE_EXAMPLES = 5
 
@@ -243,6 +272,8 @@ def in_band(error: SymfuseError) -> bytes:
 def ask(exchange: Exchange, command: int, **question: str) -> Message:
     """One question to a mount, answered by its server, in as many rounds as that takes.
 
+    An answer that is not exactly what this version of ours gives (`ANSWERS`) is none.
+
     Errors: SymfuseError of the kind that the server met; UsageError when the question is too long to be asked;
     NotMounted for an answer that no server of ours gives; whatever `exchange` raises.
     """
@@ -252,35 +283,43 @@ def ask(exchange: Exchange, command: int, **question: str) -> Message:
     try:
         answer = decode(exchange(command, payload))
         if "long" in answer:
-            answer = decode(_fetch(exchange, answer["long"]))
+            answer = decode(_fetch(exchange, answer["long"], MAX_LIST_BYTES if command == HIDDEN else MAX_ANSWER_BYTES))
         if "error" in answer:
             raise _raised(answer["error"])
-        told = answer["ok"]
-        if not isinstance(told, dict):
+        if "ok" not in answer:
             raise ValueError("no answer")
-    except (ValueError, KeyError, TypeError, OverflowError, zlib.error) as error:
-        raise NotMounted("what answers there is no symfuse server", "see what is mounted there with findmnt") from error
+    except (ValueError, zlib.error) as error:
+        raise NotMounted("what answers there is no symfuse server", CURE_IMPOSTOR) from error
+    told = answer["ok"]
+    if not fits(told, ANSWERS.get(command, dict)):
+        raise NotMounted("what answers there is no symfuse server, or one of another version", CURE_IMPOSTOR)
+    assert isinstance(told, dict)
     return told
 
 
-def _fetch(exchange: Exchange, long: Message) -> bytes:
+def _fetch(exchange: Exchange, long: object, limit_bytes: int) -> bytes:
     """A long answer, whole. Errors: SymfuseError when the server has lost it; ValueError."""
-    size = int(long["bytes"])
-    if not 0 <= size <= MAX_ANSWER_BYTES:
+    if not (isinstance(long, dict) and fits(long, LONG_SHAPE) and long["bytes"] <= limit_bytes):
         raise ValueError("no length")
-    packed = bytearray()
+    size, packed = long["bytes"], bytearray()
     while len(packed) < size:
         part = exchange(MORE, encode({"id": long["id"], "offset": len(packed)}))
         if not part.startswith(PART):
-            raise _raised(decode(part)["error"])
-        if len(part) == len(PART):
-            raise ValueError("nothing more")
-        packed += part[len(PART) :][: size - len(packed)]  # what follows the last part is padding
-    answer = zlib.decompressobj()
-    return answer.decompress(packed, MAX_ANSWER_BYTES)
+            raise _raised(decode(part).get("error"))
+        wanted = min(size - len(packed), BUFFER_BYTES - len(PART))
+        if len(part) < len(PART) + wanted:  # else an impostor could make it as many rounds as bytes
+            raise ValueError("less than was asked for")
+        packed += part[len(PART) :][:wanted]  # what follows the last part is padding
+    inflater = zlib.decompressobj()
+    answer = inflater.decompress(packed, limit_bytes)
+    if not inflater.eof:
+        raise ValueError("longer than any answer")
+    return answer
 
 
-def _raised(told: Message) -> SymfuseError:
-    """The error that the server met. A kind that only its version knows is any error."""
-    status = ExitStatus.__members__.get(str(told["kind"]).upper(), ExitStatus.INTERNAL)
-    return raised_elsewhere(status, str(told["message"]), str(told.get("cure") or ""))
+def _raised(told: object) -> SymfuseError:
+    """The error that the server met. A kind that only its version knows is any error. Errors: ValueError."""
+    if not (isinstance(told, dict) and fits(told, ERROR_SHAPE)):
+        raise ValueError("no error of ours")
+    status = ExitStatus.__members__.get(told["kind"].upper(), ExitStatus.INTERNAL)
+    return raised_elsewhere(status, told["message"], told["cure"])

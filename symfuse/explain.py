@@ -9,7 +9,8 @@ from typing import Any
 
 from symfuse.links import Hop, Unresolvable
 from symfuse.nodes import Directory
-from symfuse.policy import Kind
+from symfuse.policy import Finding, Kind
+from symfuse.shape import Maybe
 from symfuse.stores import absent_store
 from symfuse.view import PLACE_BITS, ROOT_NODEID, View
 
@@ -55,6 +56,27 @@ class Explanation:
             "stale": self.stale,
             "notes": self.notes,
         }
+
+
+#: What `Explanation.as_dict` gives.
+EXPLANATION_SHAPE: dict[str, Any] = {
+    "path": str,
+    "shown": bool,
+    "reason": str,
+    "kind": Maybe(Kind),
+    "source": Maybe(str),
+    "steps": [str],
+    "shown_instead": Maybe(str),
+    "stale": Maybe(str),
+    "notes": [str],
+}
+#: What `hidden_below` gives.
+HIDDEN_SHAPE: dict[str, Any] = {
+    "hidden": [{"kind": Kind, "path": str, "shown_instead": Maybe(str)}],
+    "findings": [{"finding": Finding, "paths": [str]}],
+    "stale": [str],
+    "complete": bool,
+}
 
 
 def explain(view: View, path: bytes) -> Explanation:

@@ -10,6 +10,8 @@ import weakref
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from symfuse import owners
+
 FSTYPE = b"fuse.symfuse"
 OVERLAY = b"overlay"
 
@@ -17,9 +19,10 @@ OVERLAY = b"overlay"
 class MountEntry(NamedTuple):
     """One line of mountinfo.
 
-    `device` is what st_dev says of the files there, `root` is b"/" but for bind mounts, `user` made a FUSE mount.
-    `place` is the directory that a stacked mount was made in (`stack.py`), None for all others. `is_open` says of a
-    FUSE mount that users other than `user` may look at it.
+    `device` is what st_dev says of the files there, `root` is b"/" but for bind mounts, `user` made a FUSE mount,
+    `is_open` says that others may look at it. `user` is a number of the user namespace that the mount was made in,
+    whoever reads it. `place` is the directory that a stacked mount was made in (`stack.py`), None for all others.
+    Source: `fuse_show_options` in fs/fuse/inode.c.
     """
 
     mount_id: int
@@ -70,8 +73,8 @@ def _entry(line: bytes) -> MountEntry:
 
 
 def _user(options: bytes) -> int | None:
-    found = re.search(rb"(?:^|,)user_id=(\d+)", options)
-    return int(found[1]) if found else None
+    found = re.findall(rb"(?:^|,)user_id=(\d+)", options)  # before it may come what a security module was told
+    return int(found[-1]) if found else None
 
 
 def _place(options: bytes) -> bytes | None:
@@ -88,6 +91,27 @@ def mounts() -> list[MountEntry]:
     """All mounts of this mount namespace."""
     with open("/proc/self/mountinfo", "rb") as file:
         return parse(file.read())
+
+
+def owner(mount: MountEntry) -> int | None:
+    """The number of the user who made a mount. Of a stacked one mountinfo does not tell: only root can have made it."""
+    return 0 if mount.place is not None else mount.user
+
+
+def is_own(mount: MountEntry) -> bool:
+    """Whether a mount is the caller's."""
+    return owner(mount) == os.geteuid()
+
+
+def is_trusted(mount: MountEntry) -> bool:
+    """Whether what answers at a FUSE mount is the caller's own or root's: nothing else is ever asked.
+
+    Anybody can make a mount that calls itself symfuse. In a user namespace our number may be another's outside; the
+    kernel then lets us in only where all are let in.
+    """
+    if owner(mount) == 0:
+        return True
+    return is_own(mount) and not (mount.is_open and not owners.everybody_has_a_number())
 
 
 def covering(path: bytes, entries: Iterable[MountEntry] | None = None) -> MountEntry | None:
@@ -112,6 +136,17 @@ def covering(path: bytes, entries: Iterable[MountEntry] | None = None) -> MountE
 def is_within(path: bytes, directory: bytes) -> bool:
     """True for the directory itself and all below it; both are absolute and tidy."""
     return path == directory or path.startswith(directory.rstrip(b"/") + b"/")
+
+
+def way_to(path: bytes) -> list[MountEntry]:
+    """The mounts that a walk to this absolute, real path goes through, that of the path itself first."""
+    entries = mounts()
+    by_id = {entry.mount_id: entry for entry in entries}
+    found, way = covering(path, entries), []
+    while found is not None and found not in way:
+        way.append(found)
+        found = by_id.get(found.parent_id)
+    return way
 
 
 def at(mountpoint: bytes) -> MountEntry | None:

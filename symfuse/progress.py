@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from symfuse.policy import Finding, Kind
+from symfuse.shape import Maybe, Number, Table
 
 #: Hidden paths kept as examples, of each kind.
 MAX_EXAMPLES = 5
@@ -92,6 +93,19 @@ class Progress:
         }
 
 
+#: What `Progress.as_dict` gives.
+PROGRESS_SHAPE: dict[str, Any] = {
+    **dict.fromkeys(("directories", "files", "content_bytes"), Number()),
+    "hidden": Table(Kind, Number()),
+    "examples": Table(Kind, [str]),
+    "findings": Table(Finding, Number()),
+    "finding_examples": Table(Finding, [str]),
+    "hints": [str],
+    "complete": bool,
+    "error": Maybe(str),
+}
+
+
 def _count_down(counts: Counter[K], examples: dict[K, list[str]], what: K, path: bytes) -> None:
     """One less of it, and its path is no example any more."""
     counts[what] -= 1
@@ -144,11 +158,15 @@ def warning_lines(frozen: dict[str, Any]) -> list[str]:
     """
     examples: dict[str, list[str]] = frozen["finding_examples"]
     lines = [
-        f"{number:,} {finding} ({Finding(finding).meaning}): "
-        + "; ".join([*examples[finding], "…"] if number > len(examples[finding]) else examples[finding])
+        f"{number:,} {finding} ({Finding(finding).meaning}): " + "; ".join(first_of(number, examples.get(finding, [])))
         for finding, number in frozen["findings"].items()
     ]
     return lines + list(frozen["hints"])
+
+
+def first_of(number: int, examples: list[str]) -> list[str]:
+    """Some of so many paths, and a sign where they are not all."""
+    return [*examples, "…"] if number > len(examples) else examples
 
 
 def hidden_line(frozen: dict[str, Any]) -> str | None:

@@ -11,7 +11,7 @@ import click
 
 from symfuse.mounts.visible import visible
 from symfuse.policy import Kind
-from symfuse.progress import hidden_line, warning_lines
+from symfuse.progress import first_of, hidden_line, warning_lines
 
 if TYPE_CHECKING:
     from symfuse.control import Message
@@ -83,7 +83,6 @@ def hidden_lines(frozen: Message) -> list[str]:
     hidden: dict[str, int] = frozen["hidden"]
     examples: dict[str, list[str]] = frozen["examples"]
     return [
-        f"{number:,} {kind} ({Kind(kind).meaning}): "
-        + ", ".join([*examples[kind], "…"] if number > len(examples[kind]) else examples[kind])
+        f"{number:,} {kind} ({Kind(kind).meaning}): " + ", ".join(first_of(number, examples.get(kind, [])))
         for kind, number in hidden.items()
     ]

@@ -21,7 +21,7 @@ from symfuse.mounts.path import LIST_TIMEOUT_S
 from symfuse.mounts.table import MountEntry, State
 from symfuse.mounts.unmount import find
 from symfuse.mounts.visible import visible
-from symfuse.progress import warning_lines
+from symfuse.progress import first_of, warning_lines
 
 Rows = list[tuple[str, str]]
 
@@ -120,4 +120,4 @@ def _rows(status: Message) -> Iterator[tuple[str, str]]:
 
 def _stale(number: int, examples: list[str]) -> str:
     changed = "source changed or vanished: " if number == 1 else "sources changed or vanished: "
-    return f"{number:,} {changed}" + ", ".join([*examples, "…"] if number > len(examples) else examples)
+    return f"{number:,} {changed}" + ", ".join(first_of(number, examples))

@@ -18,7 +18,7 @@ from symfuse.explain import explain, hidden_below
 from symfuse.mounts import channel, live, table
 from symfuse.mounts.bounded import in_child, real_path
 from symfuse.mounts.request import absolute
-from symfuse.mounts.table import MountEntry, is_within
+from symfuse.mounts.table import MountEntry, State, is_within
 from symfuse.policy import Policy
 from symfuse.source.longpaths import PATH_MAX
 from symfuse.view import View
@@ -70,8 +70,9 @@ def _explain(path: bytes, source: bytes | None, question: int) -> tuple[str, Mes
             return _ask(mount, _below(mount.source, literal, real), question)
     others = _others(literal)
     root, relative = _guess(literal) if question == control.WHY else (literal, b".")  # to list DIR is to read all of it
-    if others:
-        root, relative = others[0].source, _below(others[0].source, literal, real)
+    # Which dataset they are of anybody could say: it decides nothing but where the way to the path begins.
+    if hints := [mount.source for mount in others if question == control.WHY or table.is_trusted(mount)]:
+        root, relative = hints[0], _below(hints[0], literal, real)
     where, answer = _look(root, relative, question)
     notes = [f"another user's mount of it, {os.fsdecode(mount.mountpoint)}, was not asked" for mount in others]
     answer["notes"] = [*answer.get("notes", ()), *notes]
@@ -80,8 +81,8 @@ def _explain(path: bytes, source: bytes | None, question: int) -> tuple[str, Mes
 
 def _others(path: bytes) -> list[MountEntry]:
     """Other users' mounts of the dataset that a path lies in, which answer them alone."""
-    us = (None, os.geteuid())
-    return [mount for mount in table.symfuse_mounts() if mount.user not in us and is_within(path, mount.source)]
+    mounts = [mount for mount in table.symfuse_mounts() if not table.is_own(mount)]
+    return [mount for mount in mounts if is_within(path, mount.source)]
 
 
 def _below(directory: bytes, literal: bytes, real: bytes) -> bytes:
@@ -111,7 +112,9 @@ def _ask(mount: MountEntry, relative: bytes, question: int) -> tuple[str, Messag
         # Not os.fsdecode: the server's locale may be another than ours.
         path = relative.decode("utf-8", "surrogateescape")
         answer = channel.ask(mount, question, path=path, timeout_s=ANSWER_TIMEOUT_S)
-    except PermissionError:
+    except (PermissionError, channel.NoAnswer) as error:
+        if isinstance(error, channel.NoAnswer) and error.state is not State.ANOTHER_USER:
+            raise
         raise MountpointError(f"{name} was mounted by another user", "ask as that user") from None
     except TimeoutError:
         if live.look(mount).state.is_served:

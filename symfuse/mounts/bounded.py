@@ -150,4 +150,7 @@ def real_mountpoint(path: bytes) -> bytes:
     if b".." in path.split(b"/"):  # means what the kernel makes of it
         return real_path(os.path.join(os.getcwdb(), path))
     absolute = b"/" + os.path.abspath(path).lstrip(b"/")  # abspath leaves a leading // as it is
+    on = table.covering(absolute)
+    if on is not None and on.is_symfuse:  # a path on it is real, too: it has no links
+        return absolute
     return absolute if any(mount.mountpoint == absolute for mount in table.symfuse_mounts()) else real_path(absolute)

@@ -8,23 +8,22 @@ next its answer: a number (the command, or an errno), and what `control.py` make
 from __future__ import annotations
 
 import errno
-import functools
 import logging
 import os
 import socket
-import struct
 import threading
+import time
 
-from symfuse import control
+from symfuse import control, owners
 from symfuse.control import Control, Message
 from symfuse.errors import NotMounted
-from symfuse.mounts import bounded, probe
+from symfuse.mounts import bounded, probe, table
 from symfuse.mounts.bounded import ANSWER_TIMEOUT_S, Report
 from symfuse.mounts.table import MountEntry, State
 
 _PACKET_BYTES = probe.NUMBER.size + control.BUFFER_BYTES
-#: `struct ucred`: pid, uid, gid. Source: unix(7).
-_CREDENTIALS = struct.Struct("<3i")
+#: The least time for each of the rounds that a long answer takes.
+ROUND_S = 1.0
 #: What the kernel says of a mount whose server has ended.
 DEAD = (errno.ENOTCONN, errno.ECONNABORTED)
 
@@ -43,21 +42,33 @@ class NoAnswer(NotMounted):
 
 
 def ask(mount: MountEntry, command: int, *, timeout_s: float = ANSWER_TIMEOUT_S, **question: str) -> Message:
-    """One question to a mount, answered by its server. Errors: as `exchange` and `control.ask`."""
-    return control.ask(functools.partial(exchange, mount, timeout_s=timeout_s), command, **question)
+    """One question to a mount, answered by its server in this time. Errors: as `exchange` and `control.ask`."""
+    until_s = time.monotonic() + timeout_s
+
+    def in_time(what: int, payload: bytes) -> bytes:
+        left_s = until_s - time.monotonic()
+        if left_s < 0:
+            raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT), mount.mountpoint)
+        return exchange(mount, what, payload, timeout_s=max(left_s, ROUND_S))
+
+    return control.ask(in_time, command, **question)
 
 
 def exchange(mount: MountEntry, command: int, payload: bytes, *, timeout_s: float = ANSWER_TIMEOUT_S) -> bytes:
     """One round with a mount's server: its reply, perhaps padded with NULs. Never hangs.
 
+    A server that is neither root's nor the caller's is never asked: it could say anything.
+
     Errors: TimeoutError when the server does not respond; PermissionError when it answers other users alone;
-    NoAnswer when it cannot be asked: dead, hidden, unreachable; any other OSError is the server's own answer.
+    NoAnswer when it is not asked: dead, hidden, unreachable, another's; any other OSError is the server's own answer.
     """
-    address = b"" if mount.place is None else listening_at(mount.place)
+    if not table.is_trusted(mount):
+        raise NoAnswer(mount, State.ANOTHER_USER, f"it is another user's (uid {table.owner(mount)})")
+    listener = (mount.place, ",".join(map(str, owners.trusted_uids())).encode()) if mount.place else ()
     try:
         reports = bounded.ask(
             probe.EXCHANGE,
-            *(mount.mountpoint, str(mount.mount_id), str(command), address),
+            *(mount.mountpoint, str(mount.mount_id), str(command), *listener),
             payload=payload,
             timeout_s=timeout_s,
         )
@@ -89,7 +100,7 @@ def _reply(mount: MountEntry, reports: list[Report]) -> bytes:
 
 def listening_at(place: bytes) -> bytes:
     """The address of the socket of a stacked mount."""
-    return os.path.join(place, b"control")
+    return os.path.join(place, probe.SOCKET)
 
 
 class Listener:
@@ -119,8 +130,8 @@ class Listener:
         with connection:
             try:
                 question = connection.recv(_PACKET_BYTES)
-                credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-                _pid, uid, _gid = _CREDENTIALS.unpack(credentials)
+                credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, probe.CREDENTIALS.size)
+                _pid, uid, _gid = probe.CREDENTIALS.unpack(credentials)
                 connection.send(self._answer(question, uid))
             except OSError as error:  # whoever asked is gone
                 log.debug("a question was not answered: %s", error)

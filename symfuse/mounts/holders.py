@@ -38,6 +38,27 @@ def holders(mount: MountEntry, *, timeout_s: float = LOOK_TIMEOUT_S) -> list[Hol
     return sorted(found)
 
 
+def is_server(pid: int, uid: int | None) -> bool:
+    """Whether a process is this user's and holds a connection of FUSE, as the server of a mount does.
+
+    What a mount tells of its server is proved so, before anybody waits for that process.
+    """
+    try:
+        if os.stat(f"/proc/{pid}").st_uid != uid:
+            return False
+        links = [f"/proc/{pid}/fd/{fd}" for fd in os.listdir(f"/proc/{pid}/fd")]
+    except OSError:
+        return False
+    return any(_is_device(link) for link in links)
+
+
+def _is_device(link: str) -> bool:
+    try:
+        return os.path.basename(os.readlink(link)) == "fuse"  # a container may have another path to it
+    except OSError:
+        return False
+
+
 def _look(mount: MountEntry, found: list[Holder]) -> None:
     # Maps last: there the wait may be.
     left = [name for name in os.listdir("/proc") if name.isdigit()]

@@ -13,11 +13,6 @@ from symfuse.mounts import bounded, channel, table
 from symfuse.mounts.channel import NoAnswer
 from symfuse.mounts.table import MountEntry, State
 
-#: What every server tells. Anything else comes from another version, or is none of ours.
-TOLD = {
-    *("pid", "uptime_s", "backend", "io", "frozen", "stale", "stale_examples", "missing", "hanging", "requests"),
-    *("bytes_read", "log"),
-}
 #: How many questions are asked at once.
 MAX_AT_ONCE = 64
 
@@ -35,18 +30,14 @@ class Look(NamedTuple):
 
 
 def look(mount: MountEntry) -> Look:
-    """Ask a mount how it is. Never raises for what a mount can be, and never hangs."""
+    """Ask a mount how it is, if that is the caller's or root's. Never raises for what a mount can be; never hangs."""
     if table.over(mount) is not None:
         return Look(State.HIDDEN, {})
-    if not is_ours(mount):
-        return Look(State.ANOTHER_USER, {})
     try:
         told = channel.ask(mount, control.STATUS)
     except (OSError, SymfuseError) as error:
         return _unanswered(error)
-    if not told.keys() >= TOLD:
-        return Look(State.UNREACHABLE, {}, "its server is of another version of symfuse")
-    return Look(State.STORE_GONE if told.get("missing") else State.ALIVE, told)
+    return Look(State.STORE_GONE if told["missing"] else State.ALIVE, told)
 
 
 def _unanswered(error: OSError | SymfuseError) -> Look:
@@ -57,11 +48,6 @@ def _unanswered(error: OSError | SymfuseError) -> Look:
     if isinstance(error, PermissionError):
         return Look(State.ANOTHER_USER, {})
     return Look(State.UNREACHABLE, {}, str(error.strerror if isinstance(error, OSError) else error.cause))
-
-
-def is_ours(mount: MountEntry) -> bool:
-    """False for a mount that answers and obeys another user alone. Whose a stacked one is mountinfo does not say."""
-    return mount.user is None or os.geteuid() in (0, mount.user)
 
 
 def looks(mounts: Iterable[MountEntry]) -> list[Look]:
@@ -96,7 +82,7 @@ def status(mount: MountEntry) -> Message:
 
 def serving(path: bytes) -> MountEntry | None:
     """A live mount of the dataset that a path lies in, of those that we may ask; of nested ones, the innermost."""
-    mounts = [mount for mount in table.symfuse_mounts() if is_ours(mount)]
+    mounts = [mount for mount in table.symfuse_mounts() if table.is_trusted(mount)]
     holds = _at_once(lambda mount: _holds(mount.source, path), mounts)
     candidates = [mount for mount, is_held in zip(mounts, holds, strict=True) if is_held]
     for mount in sorted(candidates, key=lambda mount: len(mount.source), reverse=True):

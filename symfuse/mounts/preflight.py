@@ -25,6 +25,7 @@ def check(request: MountRequest, *, on_note: Callable[[str], None]) -> None:
     Errors: SourceError, MountpointError, FuseUnavailable.
     """
     unmount.clear_left_behind()
+    _check_not_on_strangers(request.mountpoint)
     if unmount.clear_dead(request.mountpoint):
         on_note(f"cleared a dead mount at {os.fsdecode(request.mountpoint)}: its server had ended without unmounting")
     _check_responds(request)
@@ -33,6 +34,19 @@ def check(request: MountRequest, *, on_note: Callable[[str], None]) -> None:
     check_fuse(request.backend)
     if request.stack and os.geteuid() != 0:
         raise FuseUnavailable("only root can mount an overlay, which --stack needs", "mount without --stack")
+
+
+def _check_not_on_strangers(mountpoint: bytes) -> None:
+    """What lies on another user's FUSE mount may hang whoever looks, or be another thing at the next look.
+
+    Whoever made a container's root has every say there anyway. Errors: MountpointError.
+    """
+    for mount in table.way_to(mountpoint):
+        if mount.user is not None and not table.is_trusted(mount) and mount.mountpoint != b"/":
+            if mount.is_symfuse and mount.mountpoint == mountpoint:
+                raise already_mounted(mount)
+            name, on = os.fsdecode(mountpoint), os.fsdecode(mount.mountpoint)
+            raise MountpointError(f"{name} lies on {on}, a FUSE mount of another user", "use a directory elsewhere")
 
 
 def _check_responds(request: MountRequest) -> None:

@@ -17,7 +17,7 @@ import struct
 import sys
 
 #: The questions.
-EXCHANGE, RESOLVE, LIST = "exchange", "resolve", "list"
+EXCHANGE, RESOLVE, LIST, UNMOUNT = "exchange", "resolve", "list", "unmount"
 
 #: The path was walked: what comes now depends on the mount's server alone.
 WALKED = b"W"
@@ -33,6 +33,12 @@ NO_LISTENER = b"N"
 HEAD = struct.Struct("<cI")
 #: Of a question or an answer through a socket: the command, or the errno of the answer (`channel.py`).
 NUMBER = struct.Struct("<I")
+#: `struct ucred`: pid, uid, gid. Source: unix(7).
+CREDENTIALS = struct.Struct("<3i")
+#: What a server of a stacked mount listens at, in its place.
+SOCKET = b"control"
+#: As of umount2. Source: sys/mount.h
+MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
 #: Where a command says how long its buffer is. Source: `_IOC_SIZE` in asm-generic/ioctl.h.
 SIZE_SHIFT, SIZE_MASK = 16, (1 << 14) - 1
 #: As many links as the kernel follows.
@@ -61,9 +67,12 @@ def main(arguments: list[str]) -> None:
             with os.scandir(os.fsencode(rest[0])) as entries:
                 next(entries, None)
             report(ANSWER)
+        elif question == UNMOUNT:
+            mountpoint, mount_id, is_lazy = rest
+            unmount(os.fsencode(mountpoint), int(mount_id), MNT_DETACH if is_lazy else 0)
         else:
-            mountpoint, mount_id, command, address = rest
-            exchange(os.fsencode(mountpoint), int(mount_id), int(command), os.fsencode(address), read_all(0))
+            mountpoint, mount_id, command, *listener = rest
+            exchange(os.fsencode(mountpoint), int(mount_id), int(command), listener, read_all(0))
     except OSError as error:
         report(FAILED, b"%d" % (error.errno or errno.EIO))
 
@@ -107,24 +116,24 @@ def resolve(path: bytes) -> bytes:
     return real
 
 
-def exchange(mountpoint: bytes, mount_id: int, command: int, address: bytes, payload: bytes) -> None:
-    """One round with the server of this very mount: an ioctl, or a packet to the socket at `address`.
+def exchange(mountpoint: bytes, mount_id: int, command: int, listener: list[str], payload: bytes) -> None:
+    """One round with the server of this very mount: an ioctl, or a packet to its socket.
 
-    Errors: OSError.
+    `listener` is the socket's place, and the users to whom both may belong (`1000,0`). Errors: OSError.
     """
-    # O_PATH asks nothing of the mount itself, only of what lies above it.
-    fd = os.open(mountpoint, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    fd = opened(mountpoint)
     if mount_of(fd) != mount_id:
         report(OTHER)
         return
     report(WALKED)
-    if not address:
+    if not listener:
         buffer = bytearray(payload.ljust(command >> SIZE_SHIFT & SIZE_MASK, b"\0"))  # the kernel copies so many
         fcntl.ioctl(os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd), command, buffer)
         report(ANSWER, bytes(buffer))
         return
+    place, uids = listener
     try:
-        reply = through_socket(address, NUMBER.pack(command) + payload)
+        reply = through_socket(os.fsencode(place), NUMBER.pack(command) + payload, frozenset(map(int, uids.split(","))))
     except PermissionError:
         raise
     except OSError as error:
@@ -137,18 +146,52 @@ def exchange(mountpoint: bytes, mount_id: int, command: int, address: bytes, pay
     report(ANSWER, reply[NUMBER.size :])
 
 
+def unmount(mountpoint: bytes, mount_id: int, flags: int) -> None:
+    """Unmount this very mount, whatever its server does meanwhile: nothing is asked of it. Errors: OSError."""
+    try:
+        import ctypes  # noqa: PLC0415 - no other question needs it, and some builds of Python lack it
+
+        libc = ctypes.CDLL(None, use_errno=True)
+    except (ImportError, OSError):
+        raise OSError(errno.ENOSYS, "this Python cannot call libc") from None
+    # From the directory above it: no rename further up can put another mount in its place.
+    directory, name = os.path.split(mountpoint)
+    os.chdir(directory)
+    fd = opened(name)
+    if mount_of(fd) != mount_id:
+        report(OTHER)
+        return
+    report(WALKED)
+    os.close(fd)  # it would keep the mount busy
+    if libc.umount2(name, ctypes.c_int(UMOUNT_NOFOLLOW | flags)):
+        raise OSError(ctypes.get_errno(), "umount2")
+    report(ANSWER)
+
+
+def opened(directory: bytes) -> int:
+    """A descriptor of a directory that asks nothing of a mount there, only of what lies above it. Errors: OSError."""
+    return os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
 def mount_of(fd: int) -> int:
     """The id of the mount that a descriptor lies on. Source: proc_pid_fdinfo(5)."""
     with open(f"/proc/self/fdinfo/{fd}", "rb") as lines:
         return next((int(line.split()[1]) for line in lines if line.startswith(b"mnt_id:")), -1)
 
 
-def through_socket(address: bytes, packet: bytes) -> bytes:
-    """The answer to a packet. Errors: OSError."""
+def through_socket(place: bytes, packet: bytes, trusted: frozenset[int]) -> bytes:
+    """The answer to a packet. Errors: OSError; PermissionError where place or server are not of a trusted user's."""
     import socket  # noqa: PLC0415 - few mounts need it
 
+    fd = opened(place)
+    # To look at what is mounted there would ask it.
+    if mount_of(fd) != mount_of(opened(os.path.dirname(place))) or os.fstat(fd).st_uid not in trusted:
+        raise PermissionError(errno.EPERM, "the place is another user's")
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
-        connection.connect(address)
+        connection.connect(b"/proc/self/fd/%d/%s" % (fd, SOCKET))
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+        if CREDENTIALS.unpack(credentials)[1] not in trusted:
+            raise PermissionError(errno.EPERM, "the server is another user's")
         connection.send(packet)
         reply = connection.recv(PACKET_BYTES)
     if len(reply) < NUMBER.size:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from symfuse.control import Control
 from symfuse.errors import FuseUnavailable, SymfuseError
 from symfuse.fuse import kernelmount, layers
-from symfuse.mounts import channel
+from symfuse.mounts import channel, probe
 
 #: Where a place may be made. Fixed, for whoever clears up must look there; short and plain, for overlayfs reads them.
 BASES = (b"/run", b"/tmp")
@@ -86,15 +86,29 @@ def _may_clear() -> bool:
 
 def _clear(path: bytes) -> None:
     try:
+        if not _is_ours(path):
+            return
         lock = _locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:  # a server lives, or it is no directory
         return
     try:
-        # Without its mountpoints it is just being made; others' directories are none of our business.
-        if os.fstat(lock).st_uid == os.geteuid() and "top" in os.listdir(lock):
+        if "top" in os.listdir(lock):  # without its mountpoints it is just being made
             _remove(path)
     finally:
         os.close(lock)
+
+
+def _is_ours(path: bytes) -> bool:
+    """Whether a directory is ours, and nothing is mounted there: to look at that would ask it. Errors: OSError."""
+    base = probe.opened(os.path.dirname(path))
+    try:
+        fd = probe.opened(path)
+        try:
+            return probe.mount_of(fd) == probe.mount_of(base) and os.fstat(fd).st_uid == os.geteuid()
+        finally:
+            os.close(fd)
+    finally:
+        os.close(base)
 
 
 def _make() -> bytes:

@@ -9,7 +9,20 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable
 
-from symfuse.mountinfo import FSTYPE, OVERLAY, MountEntry, at, covering, is_within, mounts, parse
+from symfuse.mountinfo import (
+    FSTYPE,
+    OVERLAY,
+    MountEntry,
+    at,
+    covering,
+    is_own,
+    is_trusted,
+    is_within,
+    mounts,
+    owner,
+    parse,
+    way_to,
+)
 
 __all__ = [
     "FSTYPE",
@@ -19,11 +32,15 @@ __all__ = [
     "at",
     "covering",
     "find_again",
+    "is_own",
+    "is_trusted",
     "is_within",
     "mounts",
     "over",
+    "owner",
     "parse",
     "symfuse_mounts",
+    "way_to",
 ]
 
 

@@ -18,9 +18,9 @@ from symfuse import libc, process
 from symfuse.control import Message
 from symfuse.errors import MountBusy, MountpointError, NotMounted, SymfuseError
 from symfuse.fuse import kernelmount
-from symfuse.mounts import live, stack, table
+from symfuse.mounts import bounded, live, probe, stack, table
 from symfuse.mounts.claim import Claim, guarded
-from symfuse.mounts.holders import holders
+from symfuse.mounts.holders import holders, is_server
 from symfuse.mounts.probe import NAME, mount_of
 from symfuse.mounts.table import MountEntry, State
 
@@ -45,7 +45,8 @@ def unmount(mountpoint: bytes, *, lazy: bool = False) -> bool:
 def end(mount: MountEntry, *, lazy: bool = False) -> bool:
     """Unmount this very mount, and wait for its server to end, unless it is mounted elsewhere, too.
 
-    A dead mount is cleared away.
+    A dead mount is cleared away. Another user's mount, which root may unmount, is asked nothing, and nothing is known
+    of its server.
 
     Returns False when the mount was detached lazily and its server still serves those who use it.
 
@@ -53,11 +54,11 @@ def end(mount: MountEntry, *, lazy: bool = False) -> bool:
     user's, or out of reach.
     """
     name = os.fsdecode(mount.mountpoint)
+    if not _may_unmount(mount):
+        raise _others(mount)
     found = live.look(mount)
     if found.path_hangs:
         raise MountpointError(f"{name} cannot be reached: {found.reason}", "unmount that with umount --lazy")
-    if found.state is State.ANOTHER_USER and os.geteuid() != 0:
-        raise _others(mount)
     if found.state is State.NOT_RESPONDING and not lazy:
         raise MountBusy(f"the server of {name} does not respond", "end its process, or use symfuse umount --lazy")
     if found.state is State.DEAD:
@@ -161,7 +162,7 @@ def _clears(mountpoint: bytes) -> bool:
 
 def _is_left_behind(mount: MountEntry) -> bool:
     found = TEMPORARY.fullmatch(os.path.basename(mount.mountpoint))
-    return found is not None and _is_own(mount) and not process.is_alive(int(found[1]))
+    return found is not None and table.is_own(mount) and not process.is_alive(int(found[1]))
 
 
 def _remove_temporary(directory: bytes) -> None:
@@ -173,18 +174,18 @@ def _remove_temporary(directory: bytes) -> None:
 
 
 def _own_dead() -> list[MountEntry]:
-    own = [mount for mount in table.symfuse_mounts() if _is_own(mount)]
+    own = [mount for mount in table.symfuse_mounts() if table.is_own(mount)]
     return [mount for mount, found in zip(own, live.looks(own), strict=True) if found.state is State.DEAD]
 
 
-def _is_own(mount: MountEntry) -> bool:
-    """Of a stacked mount mountinfo does not say whose it is: only root can have made it."""
-    return os.geteuid() == (0 if mount.user is None else mount.user)
+def _may_unmount(mount: MountEntry) -> bool:
+    return os.geteuid() == 0 or table.is_own(mount)
 
 
 def _dead_at(mountpoint: bytes) -> MountEntry | None:
     mount = table.at(mountpoint)
-    return mount if mount is not None and mount.is_symfuse and live.look(mount).state is State.DEAD else None
+    is_dead = mount is not None and mount.is_symfuse and _may_unmount(mount) and live.look(mount).state is State.DEAD
+    return mount if is_dead else None
 
 
 def _clear(mountpoint: bytes) -> bool:
@@ -201,7 +202,7 @@ def _clear(mountpoint: bytes) -> bool:
 
 
 def _unmount(mount: MountEntry, *, lazy: bool) -> None:
-    if not live.is_ours(mount):
+    if not _may_unmount(mount):
         raise _others(mount)
     now = table.find_again(mount)
     if now is None:
@@ -246,6 +247,9 @@ def take_away(mount: MountEntry, *, lazy: bool) -> None:
     Root detaches it through a descriptor of it: a mount that was made there meanwhile is then not touched.
     Errors: as of `kernelmount.unmount`.
     """
+    if not table.is_trusted(mount):
+        _take_away_from_afar(mount, lazy=lazy)
+        return
     if os.geteuid() != 0 or not lazy:
         kernelmount.unmount(mount.mountpoint, lazy=lazy)
         return
@@ -260,6 +264,21 @@ def take_away(mount: MountEntry, *, lazy: bool) -> None:
         kernelmount.unmount(mount.mountpoint, lazy=True)  # by a helper
     finally:
         os.close(fd)
+
+
+def _take_away_from_afar(mount: MountEntry, *, lazy: bool) -> None:
+    """`take_away` of a mount that is neither root's nor ours: its server may hang whoever comes near it.
+
+    Errors: as `take_away`; TimeoutError.
+    """
+    reports = bounded.ask(probe.UNMOUNT, mount.mountpoint, str(mount.mount_id), "lazy" if lazy else "")
+    last = reports[-1] if reports else None
+    if last is not None and last.kind == probe.FAILED:
+        if last.error.errno not in kernelmount.POWERLESS:
+            raise last.error
+        kernelmount.unmount(mount.mountpoint, lazy=lazy)  # by a helper
+    elif table.find_again(mount) is not None:
+        raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT), mount.mountpoint)
 
 
 def _others(mount: MountEntry) -> MountpointError:
@@ -305,7 +324,7 @@ def _watch_server(mount: MountEntry, told: Message) -> int | None:
     except OSError:
         return None
     # Asked again: the server still lives, so the number still was its own when the watching began.
-    if _server_pid(live.look(mount).told) != pid:
+    if _server_pid(live.look(mount).told) != pid or not is_server(pid, table.owner(mount)):
         os.close(watched)
         return None
     return watched

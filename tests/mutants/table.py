@@ -382,6 +382,67 @@ ACCESS = (
     ),
 )
 
+IMPOSTORS = "tests/mounted/test_impostors.py"
+NOT_ASKED = (
+    f"{IMPOSTORS}::test_no_command_of_root_or_of_another_user_asks_it[another's process]",
+    "tests/unit/test_places.py::test_who_is_asked",
+)
+NOT_BELIEVED = "tests/unit/test_stack.py::test_a_place_or_a_socket_of_another_users_is_not_believed"
+PROBE = "symfuse/mounts/probe.py"
+MOUNTINFO = "symfuse/mountinfo.py"
+
+MOUNTS_OF_OTHERS = (
+    Mutant(
+        "a question to another user's mount",
+        "symfuse/mounts/channel.py",
+        "if not table.is_trusted(mount):",
+        "if False:",
+        (NOT_ASKED[0], "tests/unit/test_places.py::test_a_mount_of_another_user_is_not_asked_not_even_by_root"),
+    ),
+    Mutant("another user's mount that root trusts", MOUNTINFO, "if owner(mount) == 0:", "if True:", NOT_ASKED),
+    Mutant(
+        "a number of another user namespace",
+        MOUNTINFO,
+        "is_own(mount) and not (mount.is_open and not owners.everybody_has_a_number())",
+        "is_own(mount)",
+        NOT_ASKED[1:],
+    ),
+    Mutant(
+        "a place of another user's", PROBE, "os.fstat(fd).st_uid not in trusted", "False", (NOT_BELIEVED,), by_root=True
+    ),
+    Mutant(
+        "a socket of another user's",
+        PROBE,
+        "if CREDENTIALS.unpack(credentials)[1] not in trusted:",
+        "if False:",
+        (NOT_BELIEVED,),
+        by_root=True,
+    ),
+    Mutant(
+        "an answer of any shape",
+        "symfuse/control.py",
+        "if not fits(told, ANSWERS.get(command, dict)):",
+        "if False:",
+        ("tests/unit/test_shape.py::test_every_field_must_be_there_and_of_its_type",),
+    ),
+    Mutant(
+        "a process that only an answer vouches for",
+        "symfuse/mounts/unmount.py",
+        " or not is_server(pid, table.owner(mount))",
+        "",
+        (f"{IMPOSTORS}::test_a_process_that_it_names_is_not_waited_for",),
+        by_root=True,
+    ),
+    Mutant(
+        "a mountpoint below another user's FUSE mount",
+        "symfuse/mounts/preflight.py",
+        "    _check_not_on_strangers(request.mountpoint)\n",
+        "",
+        NOT_ASKED[:1],
+        by_root=True,
+    ),
+)
+
 CONFINE = "symfuse/identity/confine.py"
 WORKER = "symfuse/identity/worker.py"
 ATTACKS = "tests/unit/test_confine.py::test_nothing_that_a_decoder_has_no_use_for_succeeds"
@@ -565,4 +626,7 @@ TESTS = (
     ),
 )
 
-MUTANTS = (*KERNEL_JUDGES, *RESTRICTIONS, *QUESTIONS, *ACCESS, *DECODERS, *PROCESSES, *PLACE, *TESTS)
+MUTANTS = (
+    *(*KERNEL_JUDGES, *RESTRICTIONS, *QUESTIONS, *ACCESS, *MOUNTS_OF_OTHERS, *DECODERS, *PROCESSES, *PLACE),
+    *TESTS,
+)

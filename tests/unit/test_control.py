@@ -185,7 +185,7 @@ def test_a_long_answer_is_kept_for_its_fetching_and_no_longer(
 
 
 def test_a_client_hears_when_the_rest_is_gone() -> None:
-    answers = [encode({"long": {"id": "x", "bytes": 10}}), encode({"error": {"kind": "usage", "message": "gone"}})]
+    answers = [encode({"long": {"id": "x", "bytes": 10}}), wire.in_band(UsageError("gone"))]
     with pytest.raises(UsageError, match="gone"):
         ask(lambda _command, _payload: answers.pop(0), STATUS)
 
@@ -209,4 +209,4 @@ def test_what_is_no_answer_of_ours_says_so(junk: bytes) -> None:
 
 def test_an_error_of_a_kind_that_we_do_not_know_is_an_error_all_the_same() -> None:
     with pytest.raises(SymfuseError, match="new"):
-        ask(lambda _command, _payload: encode({"error": {"kind": "later", "message": "new"}}), STATUS)
+        ask(lambda _command, _payload: encode({"error": {"kind": "later", "message": "new", "cure": ""}}), STATUS)

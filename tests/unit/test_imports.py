@@ -16,6 +16,8 @@ PACKAGE = REPOSITORY / "symfuse"
 LAYERS = [
     *(
         "errors",
+        "shape",
+        "owners",
         "libc",
         "process",
         "streams",

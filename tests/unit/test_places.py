@@ -12,8 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from symfuse import control, owners
 from symfuse.errors import FuseUnavailable, MountpointError, NotMounted
-from symfuse.mounts import bounded, claim, live, probe, table, unmount
+from symfuse.mounts import bounded, channel, claim, live, preflight, probe, table, unmount
 from symfuse.mounts.bounded import Report
 from symfuse.mounts.claim import Claim, guarded
 from symfuse.mounts.live import Look
@@ -78,11 +79,61 @@ def test_what_hides_a_mount_is_found_and_named(mounts: list[MountEntry], mountpo
     assert live.look(VIEW) == Look(State.HIDDEN, {})
 
 
-def test_another_users_mount_is_not_asked(mounts: list[MountEntry], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: 4711)
+@pytest.mark.parametrize("us", [0, 4711])
+@pytest.mark.parametrize("them", [1, 65534, None])
+def test_a_mount_of_another_user_is_not_asked_not_even_by_root(
+    mounts: list[MountEntry], monkeypatch: pytest.MonkeyPatch, us: int, them: int | None
+) -> None:
+    theirs = VIEW._replace(user=them)
+    mounts[1:] = [theirs]
+    monkeypatch.setattr(os, "geteuid", lambda: us)
     monkeypatch.setattr(bounded, "ask", lambda *_arguments, **_keywords: pytest.fail("asked"))
-    assert live.look(VIEW).state is State.ANOTHER_USER
+    assert live.look(theirs).state is State.ANOTHER_USER
     assert live.serving(b"/data/x") is None
+    with pytest.raises(channel.NoAnswer, match="ask as that user"):
+        channel.ask(theirs, control.STATUS)
+
+
+@pytest.mark.parametrize(
+    ("us", "theirs", "outside", "in_namespace"),
+    [
+        (1000, VIEW._replace(user=1000), True, True),
+        # In a namespace it may be another user's outside, who lets everybody in.
+        (1000, VIEW._replace(user=1000, is_open=True), True, False),
+        (65534, VIEW._replace(user=65534, is_open=True), True, False),
+        (1000, VIEW._replace(user=0, is_open=True), True, True),
+        (0, VIEW._replace(user=0, is_open=True), True, True),
+        (1000, VIEW._replace(user=None, place=b"/run/symfuse-stack-x"), True, True),
+    ],
+)
+def test_who_is_asked(
+    monkeypatch: pytest.MonkeyPatch, us: int, theirs: MountEntry, outside: bool, in_namespace: bool
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: us)
+    for has_number, is_asked in ((True, outside), (False, in_namespace)):
+        monkeypatch.setattr(owners, "everybody_has_a_number", lambda has_number=has_number: has_number)
+        assert table.is_trusted(theirs) == is_asked
+
+
+@pytest.mark.parametrize("path", [b"/home/them/x", b"/home/them/x/deep/er", b"/home/them/x/mine/below"])
+def test_nothing_is_mounted_below_another_users_fuse_mount(mounts: list[MountEntry], path: bytes) -> None:
+    theirs = entry(3, 1, b"/home/them/x", b"fuse.sshfs")._replace(user=os.geteuid() + 1)
+    mounts += [theirs, entry(4, 3, b"/home/them/x/mine", b"tmpfs")._replace(user=None)]
+    with pytest.raises(MountpointError, match="lies on /home/them/x, a FUSE mount of another user"):
+        preflight._check_not_on_strangers(path)
+    mounts[2] = theirs._replace(user=os.geteuid())
+    mounts[0] = ROOT._replace(user=os.geteuid() + 1, fstype=b"fuse.fuse-overlayfs")  # of a container
+    preflight._check_not_on_strangers(path)
+
+
+def test_outside_of_user_namespaces_nobody_is_a_user_and_inside_everybody_unknown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 65534)
+    monkeypatch.setattr(owners, "everybody_has_a_number", lambda: True)
+    assert owners.trusted_uids() == {0, 65534}
+    monkeypatch.setattr(owners, "everybody_has_a_number", lambda: False)
+    assert owners.trusted_uids() == {0}
 
 
 @pytest.mark.parametrize("state", State)

@@ -202,6 +202,46 @@ def test_who_asks_through_the_socket_is_told_by_the_kernel(answerer: Control) ->
     assert numbers == [0, errno.EACCES]
 
 
+def test_a_place_or_a_socket_of_another_users_is_not_believed(tmp_path: Path, answerer: Control) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can be somebody else")
+    place = tmp_path / "place"
+    place.mkdir()
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    os.chown(theirs, 65534, 65534)
+    fd = os.open(tmp_path, os.O_PATH)
+    mount = overlay(b"ro")._replace(
+        place=os.fsencode(place), mountpoint=os.fsencode(tmp_path), mount_id=probe.mount_of(fd)
+    )
+    os.close(fd)
+    listener = Listener(os.fsencode(theirs), answerer)
+    with pytest.raises(PermissionError):  # a place of theirs, though the server is ours
+        channel.ask(mount._replace(place=os.fsencode(theirs)), control.STATUS)
+    listener.close()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as impostor:
+        impostor.bind(channel.listening_at(os.fsencode(place)))
+        os.seteuid(65534)
+        try:
+            impostor.listen()
+        finally:
+            os.seteuid(0)
+        with pytest.raises(PermissionError):  # a place of ours, where somebody else listens
+            channel.ask(mount, control.STATUS)
+        impostor.setblocking(False)
+        connection, _ = impostor.accept()
+        assert connection.recv(1) == b"", "it was told a question"
+        connection.close()
+
+
+def test_a_place_that_is_a_link_is_not_followed(mount: MountEntry, tmp_path: Path) -> None:
+    assert mount.place is not None
+    (tmp_path / "link").symlink_to(os.fsdecode(mount.place))
+    with pytest.raises(channel.NoAnswer) as error:
+        channel.ask(mount._replace(place=os.fsencode(tmp_path / "link")), control.STATUS)
+    assert error.value.state is State.UNREACHABLE
+
+
 def test_where_nobody_listens_nothing_is_known_of_the_server(mount: MountEntry, tmp_path: Path) -> None:
     with pytest.raises(channel.NoAnswer, match="cannot be reached from here") as error:
         channel.ask(mount._replace(place=os.fsencode(tmp_path / "nowhere")), control.STATUS)
