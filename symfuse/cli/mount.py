@@ -37,7 +37,7 @@ def command(source: bytes, mountpoint: bytes, *, foreground: bool, **options: An
     if foreground:
         return _serve_here(wanted)
     with ProgressDisplay() as progress:
-        server = launch(wanted, in_background=True, on_progress=progress)
+        server = launch(wanted, in_background=True, on_progress=progress, on_note=complain)
     _announce(wanted, server.frozen)
     if not wanted.scans_first:
         _say_hidden(wanted, server.listener.wait(MOMENT_S))

@@ -21,6 +21,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
+from symfuse import directories
 from symfuse.control import BUFFER_BYTES, COMMANDS, Control
 from symfuse.errors import FuseUnavailable, SymfuseError
 from symfuse.fuse import helper, refusals
@@ -336,7 +337,7 @@ def _unnamed_file() -> BinaryIO:
     """In memory, where Python and the kernel can: a container may have nothing that can be written."""
     with contextlib.suppress(AttributeError, OSError):
         return os.fdopen(os.memfd_create("symfuse-stderr"), "w+b")
-    return tempfile.TemporaryFile()
+    return tempfile.TemporaryFile(dir=directories.temporary())
 
 
 class Stderr(contextlib.AbstractContextManager["Stderr"]):

@@ -18,8 +18,7 @@ import time
 import zlib
 from collections.abc import Iterable, Sequence
 
-from platformdirs import user_cache_dir
-
+from symfuse import directories
 from symfuse.identity.cachefile import SCHEMA, CacheFile
 
 try:
@@ -104,17 +103,15 @@ class VerdictCache:
     def open(cls, directory: str | None = None) -> VerdictCache:
         """The cache in a directory, the user's own if None is named. Where none can be had, one that knows nothing.
 
-        Never raises, whatever is the matter with the directory and the file: one warning in the log says what.
+        Never raises, whatever is the matter with the directory and the file: one line in the log says what.
         """
         if not HAS_SQLITE:
             log.warning("this Python lacks sqlite3: images are read again at the next mount")
             return cls(None)
-        directory = user_cache_dir("symfuse") if directory is None else directory
-        try:
-            cache = cls(CacheFile(directory))
-        except OSError as error:
-            _warn(directory, error)
+        file = _first_of(directories.cache() if directory is None else [directory])
+        if file is None:
             return cls(None)
+        cache = cls(file)
         try:
             cache._connect()
         except (sqlite3.Error, _Damaged) as error:
@@ -195,7 +192,7 @@ class VerdictCache:
         # A rollback journal, not a write-ahead log: that one needs memory shared by all who use the file, which home
         # directories on NFS do not give. Nothing is waited for to reach the disk: after a loss of power the file may be
         # damaged, and each row's sum tells; a process that is killed damages nothing.
-        for pragma in ("journal_mode = DELETE", "synchronous = OFF", "cell_size_check = ON"):
+        for pragma in ("journal_mode = DELETE", "synchronous = OFF", "cell_size_check = ON", "temp_store = MEMORY"):
             connection.execute(f"PRAGMA {pragma}")
         if _version(connection) == 0:
             connection.execute("BEGIN IMMEDIATE")
@@ -254,6 +251,22 @@ class VerdictCache:
             connection.execute("DELETE FROM verdicts WHERE day < ?", (oldest,))
             connection.execute("INSERT OR REPLACE INTO verdicts VALUES (?, x'', ?)", (_CARED, today))
             connection.execute("COMMIT")
+
+
+def _first_of(candidates: list[str]) -> CacheFile | None:
+    """The file in the first of these directories that can be used."""
+    refusals: list[OSError] = []
+    for directory in candidates:
+        try:
+            file = CacheFile(directory)
+        except OSError as error:
+            refusals.append(error)
+            continue
+        if refusals:
+            log.info("%s is not used (%s), but %s", candidates[0], refusals[0].strerror, directory)
+        return file
+    _warn(candidates[0], refusals[0])
+    return None
 
 
 class _Damaged(Exception):

@@ -8,7 +8,8 @@ import fcntl
 import os
 import stat
 import time
-from collections.abc import Callable
+
+from symfuse import directories
 
 #: Of the table in the file. Another one lies in another file, so that two versions of symfuse leave each other alone.
 SCHEMA = 1
@@ -28,19 +29,17 @@ class CacheFile:
     As long as it is held, nobody replaces it: SQLite finds a transaction that somebody did not end by the name of the
     file, and would apply an old file's to a new one. The lock that says so ends with its process, however that ends.
 
-    Errors: OSError; EPERM when somebody else owns the directory or the file, or may write to them.
+    Errors: OSError; EPERM when somebody else can change the directory, owns the file, or may write to it.
     """
 
     def __init__(self, directory: str) -> None:
-        if not os.path.isabs(directory):  # platformdirs knows no home
-            raise FileNotFoundError(errno.ENOENT, "there is no home directory")
-        os.makedirs(directory, 0o700, exist_ok=True)
-        _refuse_if_foreign(directory, stat.S_ISDIR)
+        directory = directories.made(directory)
         self.path = os.path.join(directory, FILE_NAME)
         self._lock_fd: int | None = None
         # Without this lock (a read-only directory, a file system without locks) the file is used, but never replaced.
         with contextlib.suppress(OSError):
-            self._lock_fd = os.open(os.path.join(directory, LOCK_NAME), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            self._lock_fd = os.open(os.path.join(directory, LOCK_NAME), flags, 0o600)
         try:
             self._hold()
             self._make()
@@ -70,7 +69,8 @@ class CacheFile:
         """
         with contextlib.suppress(FileExistsError):
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        _refuse_if_foreign(self.path, stat.S_ISREG)
+        for companion in _COMPANIONS:
+            _refuse_if_foreign(self.path + companion)
 
     def replace(self) -> None:
         """Put an empty file in its place. No connection to it may be open in this process.
@@ -93,9 +93,13 @@ class CacheFile:
             self._lock_fd = None
 
 
-def _refuse_if_foreign(path: str, is_kind: Callable[[int], bool]) -> None:
-    status = os.stat(path)
-    if not is_kind(status.st_mode):
+def _refuse_if_foreign(path: str) -> None:
+    """Somebody else may have left it there when the directory was open to them. Errors: OSError."""
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EEXIST, "something else has its name")
     if status.st_uid != os.geteuid() or status.st_mode & _OTHERS_MAY_WRITE:
-        raise PermissionError(errno.EPERM, "others may write to it")
+        raise PermissionError(errno.EPERM, "others may write to it: remove it")

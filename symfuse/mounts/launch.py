@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import re
 import signal
+import stat
 import subprocess
 import tempfile
 import threading
@@ -16,9 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import IO
 
-from platformdirs import user_log_dir
-
-from symfuse import child
+from symfuse import child, directories
 from symfuse.control import Message
 from symfuse.errors import ExitStatus, FuseUnavailable, SymfuseError, raised_elsewhere
 from symfuse.mounts import table, unmount
@@ -137,17 +137,22 @@ class ServerProcess:
 
 
 def launch(
-    request: MountRequest, *, in_background: bool = False, on_progress: OnProgress = lambda _frozen: None
+    request: MountRequest,
+    *,
+    in_background: bool = False,
+    on_progress: OnProgress = lambda _frozen: None,
+    on_note: Callable[[str], None] = lambda _note: None,
 ) -> ServerProcess:
     """Start the server of a mount; returns when the mount answers. `on_progress` hears `Progress.as_dict()`.
 
-    `in_background` sends the log to a file instead of our stderr, and the mount then outlives this process.
+    `in_background` sends the log to a file instead of our stderr, and the mount then outlives this process; `on_note`
+    hears why the log is not where it belongs.
 
     Errors: SymfuseError of the kind the server met. Whatever is raised, KeyboardInterrupt too: no mount is left.
     """
     log: IO[bytes] | None = None
     if in_background:
-        log, request = _open_log(request)
+        log, request = _open_log(request, on_note)
     with log or contextlib.nullcontext():
         process, messages = _start(request, log)
         try:
@@ -247,36 +252,50 @@ def _abort(process: subprocess.Popen[bytes], mountpoint: bytes) -> None:
     unmount.clear_dead(mountpoint)
 
 
-def _open_log(request: MountRequest) -> tuple[IO[bytes], MountRequest]:
+def _open_log(request: MountRequest, on_note: Callable[[str], None]) -> tuple[IO[bytes], MountRequest]:
     """The file that the server's stderr goes to, and the request that names it.
 
-    It is in the user's state directory, if that can be written, else among the temporary files, else in memory only.
+    It is in the user's state directory, if that can be written and nobody else can change it, else among the temporary
+    files, else in memory only. `on_note` hears of a directory that is not used because somebody else can change it.
     """
-    for directory, make in ((_state_directory, _own_log), (tempfile.gettempdir, _temporary_log)):
-        with contextlib.suppress(OSError):
-            fd, path = make(directory(), request.mountpoint)
-            return os.fdopen(fd, "a+b"), replace(request, log=path)
+    refusals: list[directories.NotOurs] = []
+    log, path = _log_file(request.mountpoint, refusals)
+    if refusals:
+        on_note(f"the log is {path or 'not kept'}: {refusals[0].strerror}")
+    return log, replace(request, log=path)
+
+
+def _log_file(mountpoint: bytes, refusals: list[directories.NotOurs]) -> tuple[IO[bytes], str | None]:
+    for directory in directories.logs():
+        try:
+            fd, path = _own_log(directories.made(directory), mountpoint)
+        except directories.NotOurs as refusal:
+            refusals.append(refusal)
+        except OSError:
+            continue
+        else:
+            return os.fdopen(fd, "a+b"), path
+    with contextlib.suppress(OSError):
+        fd, path = tempfile.mkstemp(prefix="symfuse-", suffix=".log", dir=directories.temporary())
+        return os.fdopen(fd, "a+b"), path
     with contextlib.suppress(AttributeError, OSError):  # Python or the kernel may not know memfd_create
-        return os.fdopen(os.memfd_create("symfuse-log"), "a+b"), request
-    return open(os.devnull, "r+b"), request
-
-
-def _state_directory() -> str:
-    return user_log_dir("symfuse", ensure_exists=True)
+        return os.fdopen(os.memfd_create("symfuse-log"), "a+b"), None
+    return open(os.devnull, "r+b"), None
 
 
 def _own_log(directory: str, mountpoint: bytes) -> tuple[int, str]:
     """One log for each mountpoint, so that what a dead server wrote is still there after the next mount."""
     readable = re.sub(r"[^A-Za-z0-9.-]+", "-", os.fsdecode(mountpoint)).strip("-.")[-80:]
     path = os.path.join(directory, f"{readable}-{hashlib.sha256(mountpoint).hexdigest()[:8]}.log")
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    if os.fstat(fd).st_size > MAX_LOG_BYTES:
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    fd = os.open(path, flags, 0o600)
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode) or (status.st_uid, status.st_nlink) != (os.geteuid(), 1):  # planted here
+        os.close(fd)
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+    if status.st_size > MAX_LOG_BYTES:
         os.ftruncate(fd, 0)
     return fd, path
-
-
-def _temporary_log(directory: str, _mountpoint: bytes) -> tuple[int, str]:
-    return tempfile.mkstemp(prefix="symfuse-", suffix=".log", dir=directory)
 
 
 def _last_line(log: IO[bytes] | None) -> str:

@@ -9,6 +9,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 
+from symfuse import directories
 from symfuse.control import Message
 from symfuse.errors import MountBusy, MountpointError, NotMounted, SymfuseError
 from symfuse.mounts import preflight, unmount
@@ -145,7 +146,7 @@ def place(at: Path | None) -> Iterator[Path]:
         return
     try:
         # The number says whose it is, should it be left behind (`unmount.clear_left_behind`).
-        directory = tempfile.mkdtemp(prefix=f"symfuse-{os.getpid()}-")
+        directory = tempfile.mkdtemp(prefix=f"symfuse-{os.getpid()}-", dir=directories.temporary())
     except OSError as error:
         cure = "name an empty directory with --at (in Python: at=), or set TMPDIR"
         raise MountpointError(f"no temporary directory can be made for the mount ({error.strerror})", cure) from error

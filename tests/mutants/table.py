@@ -443,6 +443,49 @@ MOUNTS_OF_OTHERS = (
     ),
 )
 
+DIRECTORIES = "symfuse/directories.py"
+HOMES = "tests/unit/test_directories.py"
+
+HOME = (
+    Mutant(
+        "a home of another user's",
+        DIRECTORIES,
+        "if status.st_uid not in owners.possible_uids():",
+        "if False:",
+        (f"{HOMES}::test_what_belongs_to_another_user_is_refused_and_nothing_is_made_there",),
+        by_root=True,
+    ),
+    Mutant(
+        "a directory of the overflow user's",
+        DIRECTORIES,
+        "if status.st_uid not in owners.trusted_uids():",
+        "if False:",
+        (f"{HOMES}::test_in_a_user_namespace_roots_directories_may_stand_above_and_never_be_ours",),
+    ),
+    Mutant(
+        "a way that others can change",
+        DIRECTORIES,
+        "not status.st_mode & stat.S_ISVTX and not is_open:",
+        "False:",
+        (f"{HOMES}::test_a_directory_that_others_may_write_to_is_refused_with_the_cure",),
+    ),
+    Mutant(
+        "a directory that others can change",
+        DIRECTORIES,
+        "    if status.st_mode & _OTHERS_MAY_WRITE:\n",
+        "    if False:\n",
+        (f"{HOMES}::test_only_what_lies_above_may_be_sticky",),
+    ),
+    Mutant(
+        "a journal that somebody left in the cache",
+        "symfuse/identity/cachefile.py",
+        "if status.st_uid != os.geteuid() or status.st_mode & _OTHERS_MAY_WRITE:",
+        "if False:",
+        ("tests/unit/test_cache.py::test_what_belongs_to_another_user_is_not_trusted",),
+        by_root=True,
+    ),
+)
+
 CONFINE = "symfuse/identity/confine.py"
 WORKER = "symfuse/identity/worker.py"
 ATTACKS = "tests/unit/test_confine.py::test_nothing_that_a_decoder_has_no_use_for_succeeds"
@@ -627,6 +670,6 @@ TESTS = (
 )
 
 MUTANTS = (
-    *(*KERNEL_JUDGES, *RESTRICTIONS, *QUESTIONS, *ACCESS, *MOUNTS_OF_OTHERS, *DECODERS, *PROCESSES, *PLACE),
+    *(*KERNEL_JUDGES, *RESTRICTIONS, *QUESTIONS, *ACCESS, *MOUNTS_OF_OTHERS, *HOME, *DECODERS, *PROCESSES, *PLACE),
     *TESTS,
 )

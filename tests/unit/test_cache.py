@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from symfuse import directories
 from symfuse.identity import cache as cache_module
 from symfuse.identity.cache import Key, VerdictCache, is_settled
 from symfuse.identity.cachefile import FILE_NAME
@@ -312,24 +313,47 @@ def test_a_directory_that_others_may_write_to_is_not_trusted(
     remember(directory, 1)
     directory.chmod(mode)
     assert known(directory, 1) == [None]
-    assert "others may write to it" in caplog.text
+    assert "others may write to " in caplog.text
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
-@pytest.mark.parametrize("owned", ["directory", "file"])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("", "belongs to another user"),
+        ("..", "belongs to another user"),
+        (FILE_NAME, "others may write to it"),
+        (f"{FILE_NAME}-journal", "others may write to it"),
+        (f"{FILE_NAME}-wal", "others may write to it"),
+    ],
+)
 def test_what_belongs_to_another_user_is_not_trusted(
-    directory: Path, owned: str, caplog: pytest.LogCaptureFixture
+    directory: Path, name: str, said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     remember(directory, 1)
-    os.chown(directory if owned == "directory" else directory / FILE_NAME, NOBODY, NOBODY)
+    (directory / name).touch()
+    os.chown(directory / name, NOBODY, NOBODY)
     assert known(directory, 1) == [None]
     remember(directory, 2)
     assert known(directory, 2) == [None]
-    assert "others may write to it" in caplog.text
+    assert said in caplog.text
+
+
+@pytest.mark.parametrize("name", [FILE_NAME, f"{FILE_NAME}-journal"])
+def test_a_link_in_the_place_of_a_file_is_not_followed(
+    directory: Path, tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    remember(directory, 1)
+    (directory / name).unlink(missing_ok=True)
+    (directory / name).symlink_to(tmp_path / "victim")
+    assert known(directory, 1) == [None]
+    assert not (tmp_path / "victim").exists()
+    assert "something else has its name" in caplog.text
 
 
 def test_without_a_home_nothing_is_kept(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(cache_module, "user_cache_dir", lambda _name: "~/.cache/symfuse")
+    monkeypatch.setattr(directories, "user_cache_dir", lambda _name: "~/.cache/symfuse")
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
     cache = VerdictCache.open()
     cache.put("bytes", [(key(1), verdict(1))])
     assert cache.get("bytes", [key(1)]) == [None]

@@ -23,6 +23,7 @@ LAYERS = [
         "streams",
         "child",
         "mountinfo",
+        "directories",
         "policy",
         "progress",
         "source",

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from symfuse import directories
 from symfuse.counters import Counters
 from symfuse.dataset import real_root
 from symfuse.errors import DatasetRefused, FuseUnavailable, MountpointError, NotMounted, SourceError, UsageError
@@ -292,37 +293,66 @@ def test_a_refusal_counts_and_gives_an_example_of_each_kind() -> None:
     refuse(progress, Policy(fail_on=frozenset({Kind.CYCLE})))
 
 
+@pytest.fixture
+def no_home_of_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The password database knows no home where root could write instead."""
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+
+
 def test_a_log_is_begun_again_when_it_has_grown_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     asked = MountRequest(source=b"/data", mountpoint=b"/mnt")
     for written, kept in ((launch.MAX_LOG_BYTES, launch.MAX_LOG_BYTES), (1, 0), (10, 10)):
-        with launch._open_log(asked)[0] as file:
+        with launch._open_log(asked, pytest.fail)[0] as file:
             file.write(b"x" * written)
-        with launch._open_log(asked)[0] as file:
+        with launch._open_log(asked, pytest.fail)[0] as file:
             assert os.fstat(file.fileno()).st_size == kept
 
 
+@pytest.mark.usefixtures("no_home_of_root")
 def test_no_log_is_written_through_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     asked = MountRequest(source=b"/data", mountpoint=b"/mnt")
-    file, noted = launch._open_log(asked)
+    file, noted = launch._open_log(asked, pytest.fail)
     file.close()
     assert noted.log is not None
     os.unlink(noted.log)
     (tmp_path / "victim").touch()
     os.symlink(tmp_path / "victim", noted.log)
-    file, elsewhere = launch._open_log(asked)
+    file, elsewhere = launch._open_log(asked, pytest.fail)
     with file:
         file.write(b"x")
     assert elsewhere.log not in (None, noted.log)
     assert (tmp_path / "victim").read_bytes() == b""
 
 
+@pytest.mark.usefixtures("no_home_of_root")
+@pytest.mark.parametrize("planted", ["another name of a file", "a fifo", "a directory"])
+def test_nothing_but_a_file_of_its_own_is_a_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planted: str) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    asked = MountRequest(source=b"/data", mountpoint=b"/mnt")
+    file, noted = launch._open_log(asked, pytest.fail)
+    file.close()
+    assert noted.log is not None
+    os.unlink(noted.log)
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"kept")
+    {"a fifo": os.mkfifo, "a directory": os.mkdir}.get(planted, lambda log: os.link(victim, log))(noted.log)
+    file, elsewhere = launch._open_log(asked, pytest.fail)
+    with file:
+        file.write(b"x")
+    assert elsewhere.log is not None
+    assert Path(elsewhere.log).parent == tmp_path
+    assert victim.read_bytes() == b"kept"
+
+
+@pytest.mark.usefixtures("no_home_of_root")
 def test_the_log_falls_back_where_the_home_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = MountRequest(source=b"/data", mountpoint=b"/mnt/-rf \n" + b"x" * 300)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    file, noted = launch._open_log(asked)
+    file, noted = launch._open_log(asked, pytest.fail)
     with file:
         assert noted.log is not None
         assert noted.log.startswith(str(tmp_path / "state"))
@@ -331,20 +361,21 @@ def test_the_log_falls_back_where_the_home_cannot_be_written(tmp_path: Path, mon
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    file, noted = launch._open_log(asked)
+    file, noted = launch._open_log(asked, pytest.fail)
     with file:
         assert noted.log is not None
         assert os.path.dirname(noted.log) == str(tmp_path)
 
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "file"))
-    file, noted = launch._open_log(asked)
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr(directories, "_TEMPORARY", (str(tmp_path / "file"),))
+    file, noted = launch._open_log(asked, pytest.fail)
     with file:
         assert noted.log is None
         file.write(b"Traceback\n  there\nValueError: what it died of\n\n")
         assert launch._last_line(file) == "ValueError: what it died of"
 
     monkeypatch.delattr(os, "memfd_create")  # builds of Python made on an older system lack it
-    file, noted = launch._open_log(asked)
+    file, noted = launch._open_log(asked, pytest.fail)
     with file:
         assert noted.log is None
         file.write(b"lost")
@@ -393,5 +424,7 @@ def test_no_place_for_a_temporary_mountpoint_is_said_with_the_cure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+    monkeypatch.delenv("TMPDIR", raising=False)
+    monkeypatch.setattr(directories, "_TEMPORARY", ())
     with pytest.raises(MountpointError, match="--at"), place(None):
         raise AssertionError("there is no place")
