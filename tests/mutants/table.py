@@ -192,8 +192,8 @@ RESTRICTIONS = (
     Mutant(
         "the root's setgid that is shown",
         "symfuse/view.py",
-        "status.st_mode & ~HIDDEN_MODE_BITS",
-        "status.st_mode",
+        "self._root_mode & ~HIDDEN_MODE_BITS",
+        "self._root_mode",
         (NOT_SETID,),
     ),
 )
