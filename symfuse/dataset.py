@@ -22,12 +22,13 @@ from symfuse.errors import SourceError
 from symfuse.links import NAME_MAX, Hop, Links, Neighbours, Unresolvable, join, kind_of, with_slash
 from symfuse.policy import DirLinks, DotEntries, Kind, NonUtf8, Outside, Policy
 from symfuse.source.identity import Guarded, Identity
+from symfuse.source.realpaths import LOOK, LOOK_INTO, NOT_REAL, opener, reopened
 from symfuse.source.volumes import Volumes
 
 _DOT = ord(".")
-_READ_ONLY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-#: ENXIO: a socket stands there now. EDEADLK: the way leads into our own mount now.
-_GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EDEADLK})
+_LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+#: EDEADLK: the way leads into our own mount now.
+_GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EDEADLK})
 #: Errors that may be gone a moment later: of storage and networks, and of a machine that is short of something.
 _TRANSIENT = frozenset(
     {
@@ -98,7 +99,7 @@ class Dataset:
 
     def root_status(self) -> os.stat_result:
         """The root directory's attributes now. Errors: OSError."""
-        return os.lstat(self.root)
+        return self.links.paths.lstat(self.root)
 
     def root_entry(self) -> Entry:
         """What the root directory is. Errors: OSError."""
@@ -113,7 +114,11 @@ class Dataset:
     def statvfs(self) -> os.statvfs_result:
         """The numbers of the file system that the root lies on. Errors: OSError."""
         # Python shows counts of 64 bits as signed ones, and EROFS has as many inodes free as there are numbers.
-        return os.statvfs_result([number & 0xFFFF_FFFF_FFFF_FFFF for number in os.statvfs(self.root)])
+        fd = self.links.paths.open(self.root, LOOK_INTO)
+        try:
+            return os.statvfs_result([number & 0xFFFF_FFFF_FFFF_FFFF for number in os.statvfs(fd)])
+        finally:
+            os.close(fd)
 
     # -- listing ------------------------------------------------------------------------------------------------
 
@@ -135,6 +140,11 @@ class Dataset:
                     raise
                 time.sleep(wait_s)
         raise AssertionError("the last failure was raised")
+
+    def is_empty(self, path: bytes) -> bool:
+        """Whether the directory at a real path has no names. Errors: OSError."""
+        with self._opened(path) as fd, os.scandir(fd) as found:
+            return next(found, None) is None
 
     def entries(self, path: bytes, names: Iterable[Name], *, listed: Identity) -> Iterator[Entry]:
         """What stands behind names of one directory, one entry for each.
@@ -196,7 +206,7 @@ class Dataset:
         if status.st_dev in self._open_devices and status.st_size > 0 and stat.S_ISREG(status.st_mode):
             return tuple.__new__(Entry, (status, None, target, False, None, False))  # as nearly all; a million times
         if status.st_dev in self.volumes.triggers:
-            status = self._triggered(fd, name if target is None else target)[0]
+            status = self._triggered(join(path, name) if target is None else target)[0]
         problem = self._problem(status, path, fd, name, target)
         if problem is not None:
             return Entry(None, problem)
@@ -211,7 +221,7 @@ class Dataset:
             target, source = self.links.guarded(path, Hop(join(path, name), text), ways)
         status, guard, way = source
         if status.st_dev in self.volumes.triggers:
-            status, guard = self._triggered(fd, name if target is None else target)
+            status, guard = self._triggered(join(path, name) if target is None else target)
         problem = self._problem(status, path, fd, name, target)
         if problem is not None:
             return Entry(None, problem)
@@ -219,34 +229,30 @@ class Dataset:
 
     @contextlib.contextmanager
     def _opened(self, path: bytes) -> Iterator[int]:
-        """A descriptor of the directory at `path`, which lies where it may lie."""
+        """A descriptor of the directory at `path`."""
         thread = threading.get_native_id()
         self.callers.add(thread)
         try:
-            fd = self._open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fd = self.links.paths.open_unnoticed(path, _LIST)
             try:
-                self._check_place(fd)
+                self._refuse_ourselves(os.fstat(fd))
                 yield fd
             finally:
                 os.close(fd)
         finally:
             self.callers.discard(thread)
 
-    def _check_place(self, fd: int) -> None:
-        """Refuse what was opened by a path that leads elsewhere now: a link stands where a directory was.
+    def _refuse_ourselves(self, status: os.stat_result) -> None:
+        """Refuse our own mount, which somebody has mounted on the way meanwhile: to read it is to wait for ourselves.
 
-        Errors: OSError ESTALE for our own mount, and for what lies outside of the directories that others may see.
+        Errors: OSError ESTALE.
         """
-        if self.links.forbidden and os.fstat(fd).st_dev in self.links.forbidden:
+        if status.st_dev in self.links.forbidden:
             raise OSError(errno.ESTALE, "the path leads into the mount itself now")
-        allowed = self.links.allowed
-        if allowed is not None and not with_slash(os.readlink(b"/proc/self/fd/%d" % fd)).startswith(allowed):
-            raise OSError(errno.ESTALE, "the path leads out of the dataset now")
 
-    def _triggered(self, fd: int, path: bytes) -> tuple[os.stat_result, Guard]:
+    def _triggered(self, path: bytes) -> tuple[os.stat_result, Guard]:
         """The attributes of what an automount shows, which opening it mounts, and its guard. Errors: OSError."""
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-        mounted = os.open(path, flags, dir_fd=fd)
+        mounted = self.links.paths.open(path, _LIST)
         try:
             status = os.fstat(mounted)
             return status, guard_of(mounted, status)
@@ -261,7 +267,7 @@ class Dataset:
         if not stat.S_ISREG(status.st_mode) or self.volumes.is_numbered(status.st_dev, source):
             return None
         with contextlib.suppress(OSError):
-            fd = self._open(source, _READ_ONLY)
+            fd = self._open(source)
             try:
                 return Kind.SPECIAL if os.read(fd, 1) else None
             finally:
@@ -316,7 +322,7 @@ class Dataset:
     def exists(self, directory: bytes, name: bytes) -> bool:
         """True when the dataset has an entry of that name now, whatever it is."""
         try:
-            self.links.paths.call(os.lstat, join(directory, name))
+            self.links.paths.lstat(join(directory, name))
         except OSError:
             return False
         return True
@@ -329,13 +335,7 @@ class Dataset:
         thread = threading.get_native_id()
         self.callers.add(thread)
         try:
-            fd = self._open_linked(directory, name) if is_link else self._open(join(directory, name), _READ_ONLY)
-            try:
-                self._check_place(fd)  # to read of ourselves is to wait for ourselves
-            except OSError:
-                os.close(fd)
-                raise
-            return fd
+            return self._open_linked(directory, name) if is_link else self._open(join(directory, name))
         except Unresolvable as problem:
             raise OSError(errno.ESTALE, f"source changed: {problem}") from problem
         except OSError as error:
@@ -347,23 +347,41 @@ class Dataset:
 
     def _open_linked(self, directory: bytes, name: bytes) -> int:
         """The source behind a link. Most need one readlink and one open. Errors: Unresolvable, OSError."""
-        near = self.links.near(directory, self.links.paths.call(os.readlink, join(directory, name)))
-        if near is not None:
-            try:
-                return self._open(near, _READ_ONLY)
-            except OSError as error:
-                if error.errno != errno.ELOOP:  # it is a link
-                    raise
-        return self._open(self.links.resolve(directory, name).path, _READ_ONLY)
+        near = self.links.near(directory, self.links.paths.readlink(join(directory, name)))
+        fd = None if near is None else self._open_if_real(near)
+        if fd is None:
+            with contextlib.suppress(Unresolvable):
+                fd = self._open_if_real(self.links.resolve(directory, name).path)
+        if fd is None:
+            fd = self._open(self.links.trace(directory, name, hops=[]).path)
+            self.links.forget()  # a directory that is remembered has moved, or was one that stood there for a moment
+        return fd
 
-    def _open(self, path: bytes, flags: int) -> int:
-        """open(2) that leaves no access time behind where the user may ask for that."""
+    def _open_if_real(self, path: bytes) -> int | None:
+        """As `_open`, but None where nothing lies there, or a link does, or one stands on the way."""
         try:
-            return self.links.paths.call(os.open, path, flags | os.O_NOATIME)
-        except PermissionError as error:
-            if error.errno != errno.EPERM:
+            return self._open(path)
+        except OSError as error:
+            if error.errno != errno.ENOENT and error.errno not in NOT_REAL:
                 raise
-            return self.links.paths.call(os.open, path, flags)  # somebody else's file: O_NOATIME is for owners
+            return None
+
+    def _open(self, path: bytes) -> int:
+        """The regular file at a real path, for reading; nothing else is opened, whatever lies there by now.
+
+        So it is looked at first: to open a FIFO or a device can be noticed, and do things. Errors: OSError.
+        """
+        found = self.links.paths.open(path, LOOK)
+        try:
+            status = os.fstat(found)
+            if stat.S_ISLNK(status.st_mode):
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+            self._refuse_ourselves(status)
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError(errno.ESTALE, "source changed: file type")
+            return reopened(found)
+        finally:
+            os.close(found)
 
 
 def is_utf8(name: bytes) -> bool:
@@ -396,8 +414,12 @@ def real_root(root: bytes) -> bytes:
         path = os.path.realpath(root, strict=True)
         if not stat.S_ISDIR(os.lstat(path).st_mode):
             raise SourceError(f"{shown} is not a directory", "name the directory that holds the dataset")
-        with os.scandir(path) as entries:
-            next(entries, None)  # some file systems let a directory be opened that they cannot list
+        fd = opener()(path, _LIST | os.O_NOFOLLOW)
+        try:
+            with os.scandir(fd) as entries:
+                next(entries, None)  # some file systems let a directory be opened that they cannot list
+        finally:
+            os.close(fd)
     except FileNotFoundError as error:
         raise SourceError(f"{shown} does not exist", "name the directory that holds the dataset") from error
     except PermissionError as error:

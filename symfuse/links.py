@@ -20,7 +20,7 @@ from symfuse.access.grants import FREE, Way
 from symfuse.access.ways import Source, Ways
 from symfuse.mountinfo import MountWatch, is_within, mounts
 from symfuse.policy import Kind
-from symfuse.source.longpaths import LongPaths
+from symfuse.source.realpaths import LOOK_INTO, NOT_REAL, RealPaths
 
 #: Links followed in one resolution before it counts as a loop. Source: path_resolution(7), MAXSYMLINKS.
 MAX_LINKS = 40
@@ -127,8 +127,8 @@ class Links:
         self._remembered: dict[tuple[bytes, bytes, bool], Remembered] = {}
         #: Devices that no link may lead into: our own mount's, wherever else it is bound to.
         self.forbidden: set[int] = set()
-        #: For whatever is done to a path, however long it is.
-        self.paths = LongPaths()
+        #: For whatever is done to a real path. Where links are confined, what is looked at must lie there, too.
+        self.paths = RealPaths(strict=allowed is not None)
         self._mounts = MountWatch()
         #: Where views are mounted, ours and others', which must not be looked at through a link.
         self.views: frozenset[bytes] = frozenset()
@@ -145,9 +145,13 @@ class Links:
         """Take note of what was mounted since; True when anything was. Costs one system call where nothing was."""
         if not self._mounts.changed():
             return False
-        self._remembered.clear()
+        self.forget()
         self._note_mounts()
         return True
+
+    def forget(self) -> None:
+        """Remember no directory: something was mounted, or a link was found in the place of a directory."""
+        self._remembered.clear()
 
     def _note_mounts(self) -> None:
         views = [entry for entry in mounts() if entry.shows_view]
@@ -168,17 +172,17 @@ class Links:
 
         Errors: Unresolvable, with the kind; OSError EINVAL when it is no link.
         """
-        return self._resolve(directory, name, Trail(), self._remembered_directory)
+        return self._resolve(directory, name, self.follow)
 
     def trace(self, directory: bytes, name: bytes, *, hops: list[Hop]) -> Target:
         """Like `resolve`, and appends every link on the way to `hops`, also when it fails."""
-        return self._resolve(directory, name, Trail(hops=hops), self._real_directory)
+        trail = Trail(hops=hops)
+        return self._resolve(directory, name, lambda start, hop: self._follow(start, hop, trail, self._real_directory))
 
-    def _resolve(self, directory: bytes, name: bytes, trail: Trail, real_directory: DirectoryFinder) -> Target:
+    def _resolve(self, directory: bytes, name: bytes, follow: Callable[[bytes, Hop], Target]) -> Target:
         path = join(directory, name)
         try:
-            hop = Hop(path, self.paths.call(os.readlink, path))
-            return self._follow(directory, hop, trail, real_directory)
+            return follow(directory, Hop(path, self.paths.readlink(path)))
         except OSError as error:
             if error.errno == errno.EINVAL:
                 raise
@@ -186,10 +190,13 @@ class Links:
 
     def follow(self, directory: bytes, hop: Hop) -> Target:
         """Follow one link that lies in `directory`, and those behind it. Errors: Unresolvable, OSError."""
-        return self._follow(directory, hop, Trail(), self._remembered_directory)
+        return self._up_to_date(lambda: self._follow(directory, hop, Trail(), self._remembered_directory))
 
     def guarded(self, directory: bytes, hop: Hop, ways: Ways) -> tuple[bytes, Source]:
         """As `follow`, and with what says who may read the target, of those who have come to `directory`."""
+        return self._up_to_date(lambda: self._guarded(directory, hop, ways))
+
+    def _guarded(self, directory: bytes, hop: Hop, ways: Ways) -> tuple[bytes, Source]:
         trail = Trail(ways)
         path = self._follow(directory, hop, trail, self._remembered_directory).path
         above = os.path.dirname(path)
@@ -197,26 +204,44 @@ class Links:
         source = ways.target(path, detours)
         return path, source._replace(way=source.way | trail.way)
 
+    def _up_to_date(self, follow: Callable[[], T]) -> T:
+        """What `follow` finds; once more where a link stands in the place of a directory that was remembered."""
+        try:
+            return follow()
+        except OSError as error:
+            if error.errno not in NOT_REAL:
+                raise
+        self.forget()
+        return follow()
+
     def _follow(self, directory: bytes, hop: Hop, trail: Trail, real_directory: DirectoryFinder) -> Target:
         while True:
             trail.follow(hop)
             head, slash, last = hop.text.rpartition(b"/")
             if last in _NO_NAMES:
                 path = self._real_directory(directory, hop.text, trail)
-                status = self.paths.call(os.lstat, path)
+                status = self.paths.lstat(path)
             else:
                 if slash:
                     directory = real_directory(directory, head or b"/", trail)
                 path = join(directory, last)
                 if path in self.views:
                     raise Unresolvable(Kind.RECURSIVE)
-                status = self.paths.call(os.lstat, path)
+                status = self.paths.lstat(path)
                 if stat.S_ISLNK(status.st_mode):
-                    hop = Hop(path, self.paths.call(os.readlink, path))
+                    hop = Hop(path, self.paths.readlink(path))
                     continue
             if status.st_dev in self.forbidden:
                 raise Unresolvable(Kind.RECURSIVE)
-            return Target(path, status if self.allowed is None else self._confined(path, self.allowed))
+            if not self.may_show(path):
+                raise Unresolvable(Kind.OUTSIDE)
+            if stat.S_ISDIR(status.st_mode):  # all that lies below will be opened by this path, which must be real
+                status = self.paths.strict_lstat(path)
+            return Target(path, status)
+
+    def may_show(self, path: bytes) -> bool:
+        """Whether a real path lies where links may lead."""
+        return self.allowed is None or with_slash(path).startswith(self.allowed)
 
     def near(self, directory: bytes, text: bytes) -> bytes | None:
         """Where a link in `directory` that says `text` leads, if that is plain and the last name there is no link's.
@@ -242,22 +267,6 @@ class Links:
             return directory
         found = self._remembered.get((b"" if head.startswith(b"/") else directory, head, False))
         return found.path if found is not None and found.hops < MAX_LINKS else None
-
-    def _confined(self, path: bytes, allowed: tuple[bytes, ...]) -> os.stat_result:
-        """The attributes of what really lies at `path`, if that is in an allowed directory.
-
-        Path and attributes are those of one descriptor: whoever may write to the dataset can put a link in the place of
-        a directory that the resolver has passed, or remembers. Errors: Unresolvable, OSError.
-        """
-        if not with_slash(path).startswith(allowed):
-            raise Unresolvable(Kind.OUTSIDE)
-        fd = self.paths.call(os.open, path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            if not with_slash(os.readlink(b"/proc/self/fd/%d" % fd)).startswith(allowed):
-                raise Unresolvable(Kind.OUTSIDE)
-            return os.fstat(fd)
-        finally:
-            os.close(fd)
 
     def _remembered_directory(self, start: bytes, text: bytes, trail: Trail) -> bytes:
         """`_real_directory`, remembering what it found: links of one directory lead to few others."""
@@ -293,12 +302,12 @@ class Links:
             if child in self.views:
                 raise Unresolvable(Kind.RECURSIVE)
             # Of a mount's root the kernel asks no more than its attributes, so this call is safe even if it is ours.
-            status = self.paths.call(os.lstat, child)
+            status = self.paths.lstat(child)
             if status.st_dev in self.forbidden:
                 raise Unresolvable(Kind.RECURSIVE)
             mode = status.st_mode
             if stat.S_ISLNK(mode):
-                hop = Hop(child, self.paths.call(os.readlink, child))
+                hop = Hop(child, self.paths.readlink(child))
                 trail.follow(hop)
                 path = self._real_directory(path, hop.text, trail)
             elif stat.S_ISDIR(mode):
@@ -311,14 +320,14 @@ class Links:
 class Neighbours:
     """Follows the links of one directory, the quick way: into directories that are remembered, to no other link.
 
-    That is all but a few links. Two in a row that lead into the same directory keep it open, for a path need not be
-    walked then. To be closed; for one thread.
+    That is all but a few links; linked directories are left to `Links`, too. Two in a row that lead into the same
+    directory keep it open, for a path need not be walked then. To be closed; for one thread.
     """
 
     def __init__(self, links: Links, directory: bytes) -> None:
         self._links = links
         self._views = links.views
-        self._call = links.paths.call
+        self._paths = links.paths
         self._directory = directory
         self._head: bytes | None = None  # of the last link's text, as `Links.remembered` takes it
         self._base: bytes | None = None  # the directory that it names, with a slash, if that is remembered
@@ -341,10 +350,7 @@ class Neighbours:
             self._close()
             self._head, self._base = head, None
         elif self._fd is None and self._base is not None:
-            # Without its last slash, which would have a link followed that stands there now.
-            self._fd = self._links.paths.call(
-                os.open, self._base[:-1] or b"/", os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-            )
+            self._fd = self._keep_open(self._base[:-1] or b"/")
         if self._base is None:
             base = self._links.remembered(self._directory, head)
             self._base = base and with_slash(base)
@@ -353,13 +359,21 @@ class Neighbours:
         path = self._base + last
         if path in self._views:
             return None
-        if self._fd is None:
-            status = self._call(os.lstat, path)
-        else:
-            status = os.stat(last, dir_fd=self._fd, follow_symlinks=False)
-        if stat.S_ISLNK(status.st_mode) or status.st_dev in self._links.forbidden:
-            return None
+        status = self._paths.lstat(path) if self._fd is None else os.stat(last, dir_fd=self._fd, follow_symlinks=False)
+        if not stat.S_ISREG(status.st_mode) or status.st_dev in self._links.forbidden:
+            return None  # a link, say
         return path, status
+
+    def _keep_open(self, base: bytes) -> int | None:
+        """A descriptor of the directory at `base`, or None when that is no real path any more."""
+        try:
+            return self._paths.open(base, LOOK_INTO)
+        except OSError as error:
+            if error.errno not in NOT_REAL:
+                raise
+        self._links.forget()
+        self._base = None
+        return None
 
     def _close(self) -> None:
         if self._fd is not None:

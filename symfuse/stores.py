@@ -23,8 +23,8 @@ def absent_store(dataset: Dataset, directory: bytes, name: bytes) -> str | None:
         deepest = os.path.dirname(target)
         while not os.path.isdir(deepest):
             deepest = os.path.dirname(deepest)
-        with contextlib.suppress(OSError), os.scandir(deepest) as entries:
-            if next(entries, None) is None:
+        with contextlib.suppress(OSError):
+            if dataset.links.may_show(deepest) and dataset.is_empty(deepest):
                 return f"{os.fsdecode(deepest)} is empty: is it mounted?"
     return None
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from symfuse.access import grants
 from symfuse.access.grants import FREE, Guard, Way
-from symfuse.source.longpaths import LongPaths
+from symfuse.source.realpaths import LOOK, LOOK_INTO, RealPaths
 from symfuse.source.volumes import Volumes
 
 _ACL = "system.posix_acl_access"
@@ -26,7 +26,6 @@ _ACL = "system.posix_acl_access"
 _NO_ACL = frozenset({errno.ENODATA, errno.EOPNOTSUPP})
 #: Directories kept open while links of one directory are followed.
 _KEPT = 64
-_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _SHARED_BY_ALL = stat.S_ISVTX | stat.S_IWOTH
 
 
@@ -53,7 +52,7 @@ class Ways:
     to them.
     """
 
-    def __init__(self, paths: LongPaths, volumes: Volumes, roots: Iterable[bytes], start: bytes, fd: int) -> None:
+    def __init__(self, paths: RealPaths, volumes: Volumes, roots: Iterable[bytes], start: bytes, fd: int) -> None:
         self._paths = paths
         self._volumes = volumes
         self._excused = {above for root in roots for above in _above(root)}
@@ -73,7 +72,7 @@ class Ways:
 
     def source(self, name: bytes, directory: int) -> Source:
         """What a name in an open directory is; a link is itself. Nothing stands on the way. Errors: OSError."""
-        fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+        fd = os.open(name, LOOK, dir_fd=directory)
         try:
             return self._source(fd, FREE)
         finally:
@@ -86,11 +85,11 @@ class Ways:
         """
         way = FREE.union(*(self._directory(detour).way for detour in detours))
         if path == b"/":
-            fd = os.open(path, _DIRECTORY)
+            fd = os.open(path, LOOK_INTO)
         else:
             kept = self._directory(os.path.dirname(path))
             way |= kept.way
-            fd = os.open(os.path.basename(path), os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=kept.fd)
+            fd = os.open(os.path.basename(path), LOOK, dir_fd=kept.fd)
         try:
             return self._source(fd, way)
         finally:
@@ -116,7 +115,7 @@ class Ways:
         if path == start:
             return kept
         if path not in self._kept:
-            fd = self._paths.call(os.open, path, _DIRECTORY)
+            fd = self._paths.open(path, LOOK_INTO)
             try:
                 self._kept[path] = _Kept(fd, self._climb(fd, path), _sticky_owner(os.fstat(fd)))
             except OSError:
@@ -139,7 +138,7 @@ class Ways:
                 if above in self._excused:
                     break
                 if above != path:
-                    fd = os.open(b"..", _DIRECTORY, dir_fd=fd)
+                    fd = os.open(b"..", LOOK_INTO, dir_fd=fd)
                     opened.callback(os.close, fd)
                 if above in self._passed:
                     self._check_passed(above, fd)
@@ -151,7 +150,7 @@ class Ways:
     def _check_passed(self, path: bytes, fd: int) -> None:
         """Errors: OSError ESTALE when `fd` is not the directory at `path` that the reader has passed."""
         while len(self._come_by) <= self._passed[path]:
-            self._come_by.append(os.open(b"..", _DIRECTORY, dir_fd=self._come_by[-1]))
+            self._come_by.append(os.open(b"..", LOOK_INTO, dir_fd=self._come_by[-1]))
         if not os.path.samestat(os.fstat(fd), os.fstat(self._come_by[self._passed[path]])):
             raise OSError(errno.ESTALE, "a directory on the way was replaced", path)
 

@@ -20,7 +20,7 @@ from symfuse.mounts.bounded import in_child, real_path
 from symfuse.mounts.request import absolute
 from symfuse.mounts.table import MountEntry, State, is_within
 from symfuse.policy import Policy
-from symfuse.source.longpaths import PATH_MAX
+from symfuse.source.realpaths import PATH_MAX
 from symfuse.view import View
 
 #: How long an answer may take: a huge directory is read for it, or a source looked at on slow storage.

@@ -6,6 +6,7 @@ import contextlib
 import os
 
 from symfuse.mountinfo import mounts
+from symfuse.source.realpaths import LOOK, opener
 
 #: File systems whose device and inode numbers name one file, and no other at the same time. FUSE passes on numbers of
 #: several file systems (bindfs, mergerfs, virtiofs) or makes them up, and so do 9p, SMB and FAT.
@@ -46,7 +47,7 @@ class Volumes:
         self.private = {entry.device: entry.user for entry in entries if entry.user is not None and not entry.is_open}
 
     def is_numbered(self, device: int, path: bytes) -> bool:
-        """True when inode numbers of this device tell files apart. `path` is that of a file or directory on it."""
+        """True when inode numbers of this device tell files apart. `path` is the real one of something on it."""
         return self._type_at(device, path) in _NUMBERED
 
     def has_numbered(self, fd: int, device: int) -> bool:
@@ -54,15 +55,15 @@ class Volumes:
         return self._type(fd, device) in _NUMBERED
 
     def is_local(self, device: int, path: bytes) -> bool:
-        """True when this kernel alone decides who may read on a device. `path` is that of something on it."""
+        """True when this kernel alone decides who may read on a device. `path` is as above."""
         return self._type_at(device, path) in _LOCAL
 
     def _type_at(self, device: int, path: bytes) -> bytes:
         if device not in self._types:
             with contextlib.suppress(OSError):
-                fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+                fd = opener()(path, LOOK)
                 try:
-                    return self._type(fd, device)
+                    return self._type(fd, device) if os.fstat(fd).st_dev == device else b""
                 finally:
                     os.close(fd)
         return self._types.get(device, b"")

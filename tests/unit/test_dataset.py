@@ -4,6 +4,7 @@ import errno
 import os
 import stat
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -291,16 +292,33 @@ def replace_by_link(path: Path) -> None:
     path.symlink_to("moved")
 
 
-def replace_by_fifo(path: Path) -> None:
-    path.unlink()
-    os.mkfifo(path)
+def replace_by(entry: Literal) -> Callable[[Path], None]:
+    def replace(path: Path) -> None:
+        path.unlink()
+        tree(path.parent, {path.name: entry})
+
+    return replace
 
 
-@pytest.mark.parametrize("change", [Path.unlink, replace_by_link])
-def test_a_source_that_is_gone_or_became_a_link_is_stale(tmp_path: Path, change: object) -> None:
-    root = tree(tmp_path / "dataset", {"a": b"content"})
-    assert callable(change)
+NO_FILES: list[Literal] = [{}, fifo(), unixsocket()]
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("is_link", [False, True])
+@pytest.mark.parametrize("change", [Path.unlink, *(replace_by(entry) for entry in NO_FILES)])
+def test_a_source_that_is_gone_or_is_no_file_any_more_is_stale(
+    tmp_path: Path, change: Callable[[Path], None], *, is_link: bool
+) -> None:
+    root = tree(tmp_path / "dataset", {"a": b"content", "l": link("a")})
     change(root / "a")
+    with pytest.raises(OSError) as error:
+        opened(root).open(os.fsencode(root.resolve()), b"l" if is_link else b"a", is_link=is_link)
+    assert error.value.errno == errno.ESTALE
+
+
+def test_a_source_that_became_a_link_is_stale(tmp_path: Path) -> None:
+    root = tree(tmp_path / "dataset", {"a": b"content"})
+    replace_by_link(root / "a")
     with pytest.raises(OSError) as error:
         opened(root).open(os.fsencode(root.resolve()), b"a", is_link=False)
     assert error.value.errno == errno.ESTALE
@@ -312,30 +330,17 @@ def test_access_times_are_spared_after_a_file_of_somebody_else(tmp_path: Path, m
     real_open, spared = os.open, []
 
     def pretend(path: bytes, flags: int) -> int:
+        name = os.path.basename(os.readlink(path))  # sources are opened by way of /proc/self/fd
         if flags & os.O_NOATIME:
-            if path.endswith(b"theirs"):
+            if name == b"theirs":
                 raise PermissionError(errno.EPERM, "O_NOATIME is for owners")
-            spared.append(os.path.basename(path))
+            spared.append(name)
         return real_open(path, flags)
 
     monkeypatch.setattr(os, "open", pretend)
     for name in (b"theirs", b"mine"):
         os.close(dataset.open(dataset.root, name, is_link=False))
     assert spared == [b"mine"]
-
-
-@pytest.mark.timeout(10)
-def test_a_source_that_became_a_fifo_does_not_hang_and_is_stale(tmp_path: Path) -> None:
-    root = tree(tmp_path / "dataset", {"a": b"content"})
-    identity = Identity.of((root / "a").stat())
-    replace_by_fifo(root / "a")
-    fd = opened(root).open(os.fsencode(root.resolve()), b"a", is_link=False)
-    try:
-        with pytest.raises(OSError) as error:
-            reader.verify(fd, identity, Volumes())
-        assert error.value.errno == errno.ESTALE
-    finally:
-        os.close(fd)
 
 
 @pytest.mark.parametrize("content", [b"CONTENT", b"content and more", b"con", b""])
