@@ -49,7 +49,9 @@ class unixsocket:  # noqa: N801
 
 @dataclass(frozen=True)
 class device:  # noqa: N801
-    """A character device with the numbers of /dev/null. Only root can make one."""
+    """A character device with the numbers of /dev/null, or those of /dev/zero (5). Only root can make one."""
+
+    minor: int = 3
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,8 @@ def _make(top: bytes, path: bytes, entry: Entry) -> None:
             os.mkfifo(path)
         case unixsocket():
             _bind(path)
-        case device():
-            os.mknod(path, stat.S_IFCHR | 0o644, os.makedev(1, 3))
+        case device(minor):
+            os.mknod(path, stat.S_IFCHR | 0o644, os.makedev(1, minor))
         case sparse(size, at):
             _write(path, b"", size=size, at=at)
         case attributes():

@@ -8,6 +8,7 @@ import select
 import struct
 import time
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -78,6 +79,34 @@ class Opens:
             assert not mask & _OVERFLOW, "more events than the kernel keeps"
             if mask & _OPEN and not mask & _IS_DIRECTORY:
                 self._counts[os.fsdecode(os.path.normpath(os.path.join(self._directories[number], name)))] += 1
+
+
+class Touched:
+    """Which of these files, directories, FIFOs and devices are opened, by whatever path; to look (O_PATH) is none."""
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self._fd = _checked(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+        self._paths = {_checked(_libc.inotify_add_watch(self._fd, os.fsencode(path), _OPEN)): path for path in paths}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        os.close(self._fd)
+
+    def opened(self) -> set[Path]:
+        """Those that were opened since this was asked last."""
+        found: set[Path] = set()
+        while True:
+            try:
+                events, offset = os.read(self._fd, 1 << 16), 0
+            except BlockingIOError:
+                return found
+            while offset < len(events):
+                number, mask, _cookie, length = _EVENT.unpack_from(events, offset)
+                offset += _EVENT.size + length
+                assert not mask & _OVERFLOW, "more events than the kernel keeps"
+                found.add(self._paths[number])
 
 
 def settle(root: Path) -> None:
