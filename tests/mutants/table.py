@@ -486,6 +486,93 @@ HOME = (
     ),
 )
 
+REALPATHS = "symfuse/source/realpaths.py"
+DATASET = "tests/unit/test_dataset.py"
+REAL = "tests/unit/test_realpaths.py"
+STRICT = f"{REAL}::test_strict_ones_see_nothing_through_a_link[openat2]"
+
+#: What is opened of a dataset, and where its links lead.
+SOURCES = (
+    Mutant(
+        "links that are followed on the way",
+        REALPATHS,
+        "_NO_LINKS = 0x02 | 0x04",
+        "_NO_LINKS = 0x02",
+        (f"{REAL}::test_a_link_on_the_way_is_refused[openat2-to directory/sub]",),
+    ),
+    Mutant(
+        "links that are followed step by step",
+        REALPATHS,
+        "deeper = os.open(each, LOOK_INTO, dir_fd=fd)",
+        "deeper = os.open(each, os.O_PATH, dir_fd=fd)",
+        (f"{REAL}::test_a_link_on_the_way_is_refused[step by step-to directory/sub]",),
+    ),
+    Mutant(
+        "links that are followed at the end",
+        REALPATHS,
+        "path, flags | os.O_NOFOLLOW)",
+        "path, flags)",
+        (f"{REAL}::test_a_directory_is_not_opened_through_a_link[step by step-to directory]",),
+    ),
+    Mutant(
+        "attributes of what a link leads to by now",
+        REALPATHS,
+        "return self.strict_lstat(path) if self._strict else",
+        "return",
+        (STRICT,),
+    ),
+    Mutant(
+        "the text of a link elsewhere",
+        REALPATHS,
+        "        if not self._strict:\n            text =",
+        "        if True:\n            text =",
+        (STRICT,),
+    ),
+    Mutant(
+        "confined links that are looked at anywhere",
+        "symfuse/links.py",
+        "RealPaths(strict=allowed is not None)",
+        "RealPaths()",
+        (f"{DATASET}::test_a_directory_that_gives_way_to_a_link_opens_no_way_out[outside hide]",),
+    ),
+    Mutant(
+        "a linked directory whose path is not real",
+        "symfuse/links.py",
+        "                status = self.paths.strict_lstat(path)\n",
+        "                pass\n",
+        (f"{DATASET}::test_a_linked_directory_is_known_by_its_real_path_whatever_took_the_place_of_one_above",),
+    ),
+    Mutant(
+        "links that lead out of the dataset",
+        "symfuse/links.py",
+        "if not self.may_show(path):",
+        "if False:",
+        (f"{DATASET}::test_links_that_leave_the_dataset_are_hidden_where_that_is_asked_or_others_may_look[confined]",),
+    ),
+    Mutant(
+        "a mount for others that is not confined",
+        "symfuse/mounts/prepare.py",
+        "confined=request.allow_other",
+        "confined=False",
+        (f"{CONTRACT}::test_a_mount_for_others_follows_outside_links_only_into_allowed_roots[kernel]",),
+    ),
+    Mutant(
+        "a FIFO that is opened",
+        "symfuse/dataset.py",
+        "            if not stat.S_ISREG(status.st_mode):\n                raise",
+        "            if False:\n                raise",
+        (f"{DATASET}::test_a_source_that_is_gone_or_is_no_file_any_more_is_stale[replace1-False]",),
+    ),
+    Mutant(
+        "a source that is waited for",
+        REALPATHS,
+        "os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY",
+        "os.O_RDONLY | os.O_NOCTTY",
+        (f"{REAL}::test_nobodys_lease_is_waited_for",),
+        hangs=True,
+    ),
+)
+
 CONFINE = "symfuse/identity/confine.py"
 WORKER = "symfuse/identity/worker.py"
 ATTACKS = "tests/unit/test_confine.py::test_nothing_that_a_decoder_has_no_use_for_succeeds"
@@ -670,6 +757,17 @@ TESTS = (
 )
 
 MUTANTS = (
-    *(*KERNEL_JUDGES, *RESTRICTIONS, *QUESTIONS, *ACCESS, *MOUNTS_OF_OTHERS, *HOME, *DECODERS, *PROCESSES, *PLACE),
+    *(
+        *KERNEL_JUDGES,
+        *RESTRICTIONS,
+        *QUESTIONS,
+        *ACCESS,
+        *SOURCES,
+        *MOUNTS_OF_OTHERS,
+        *HOME,
+        *DECODERS,
+        *PROCESSES,
+        *PLACE,
+    ),
     *TESTS,
 )

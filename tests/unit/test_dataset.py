@@ -172,7 +172,8 @@ def test_an_allowed_root_is_followed_into_whatever_leads_to_it(tmp_path: Path) -
     assert problems(root, policy, confined=True) == {b"a": None, b"b": None, b"c": Kind.OUTSIDE}
 
 
-def test_a_directory_that_gives_way_to_a_link_opens_no_way_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["outside hide", "confined"])
+def test_a_directory_that_gives_way_to_a_link_opens_no_way_out(tmp_path: Path, way: str) -> None:
     tree(tmp_path, {"secret": {"s": b"secret"}})
     root = tree(
         tmp_path / "dataset",
@@ -182,7 +183,8 @@ def test_a_directory_that_gives_way_to_a_link_opens_no_way_out(tmp_path: Path) -
         text = os.readlink(root / name).format(tmp_path.resolve())
         (root / name).unlink()
         (root / name).symlink_to(text)
-    dataset = opened(root, confined=True)
+    policy = Policy(outside=Outside.HIDE) if way == "outside hide" else Policy()
+    dataset = opened(root, policy, confined=way == "confined")
 
     assert (
         listed(dataset, root.resolve() / "one")[b"a"].problem is None
@@ -190,6 +192,21 @@ def test_a_directory_that_gives_way_to_a_link_opens_no_way_out(tmp_path: Path) -
     (root / "sub").rename(root / "aside")
     (root / "sub").symlink_to(tmp_path / "secret")
     assert listed(dataset, root.resolve() / "two")[b"b"].problem is Kind.OUTSIDE
+
+
+def test_a_linked_directory_is_known_by_its_real_path_whatever_took_the_place_of_one_above(tmp_path: Path) -> None:
+    """All that lies below it is opened by that path, on which no link is followed."""
+    root = tree(
+        tmp_path.resolve() / "dataset",
+        {"sub": {"a": {}, "b": {}}, "train": {"a": link("../sub/a"), "b": link("../sub/b")}},
+    )
+    dataset = opened(root)
+    found, names = dataset.names(os.fsencode(root / "train"))
+    looked_at = dataset.entries(os.fsencode(root / "train"), names, listed=found)
+    assert next(looked_at).target == os.fsencode(root / "sub/a")  # and `sub` is remembered
+    (root / "sub").rename(root / "moved")
+    (root / "sub").symlink_to("moved")
+    assert next(looked_at).target == os.fsencode(root / "moved/b")
 
 
 def test_the_mountpoint_in_a_linked_directory_is_hidden(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -196,6 +198,18 @@ def test_strict_ones_see_nothing_through_a_link(way: Opener, top: Path) -> None:
         assert error.value.errno in NOT_REAL
 
 
+@pytest.mark.parametrize("name", ["to directory", "to directory/sub"])
+def test_a_directory_is_not_opened_through_a_link(
+    way: Opener, top: Path, name: str, closing: Callable[[int], int]
+) -> None:
+    paths = RealPaths()
+    for opening in (paths.open, paths.open_unnoticed):
+        closing(opening(os.fsencode(top / "directory/sub"), os.O_RDONLY | os.O_DIRECTORY))
+        with pytest.raises(OSError) as error:
+            opening(os.fsencode(top / name), os.O_RDONLY | os.O_DIRECTORY)
+        assert error.value.errno in NOT_REAL
+
+
 # -- opening what was looked at ----------------------------------------------------------------------------------------
 
 
@@ -215,3 +229,19 @@ def test_looking_at_a_fifo_is_not_noticed(way: Opener, top: Path, closing: Calla
     with pytest.raises(OSError) as error:
         os.open(top / "pipe", os.O_WRONLY | os.O_NONBLOCK)
     assert error.value.errno == errno.ENXIO, "nobody reads it"
+
+
+#: Source: linux/fcntl.h
+F_SETSIG, F_SETLEASE = 10, 1024
+
+
+@pytest.mark.timeout(10)
+def test_nobodys_lease_is_waited_for(top: Path, closing: Callable[[int], int]) -> None:
+    """Whoever may write a file may have the kernel ask them before others open it, and take their time."""
+    path = top / "directory/file"
+    leased = closing(os.open(path, os.O_RDONLY))
+    fcntl.fcntl(leased, F_SETSIG, signal.SIGURG)  # which is ignored
+    fcntl.fcntl(leased, F_SETLEASE, fcntl.F_WRLCK)
+    found = closing(opener()(os.fsencode(path), LOOK))
+    with pytest.raises(BlockingIOError):
+        reopened(found)
