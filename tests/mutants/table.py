@@ -739,6 +739,38 @@ PLACE = (
     ),
 )
 
+#: What is opened beside the dataset: no link is followed at the end of any such path.
+FILES = (
+    Mutant(
+        "a log that is a link",
+        "symfuse/mounts/launch.py",
+        "os.O_APPEND | os.O_NOFOLLOW |",
+        "os.O_APPEND |",
+        ("tests/unit/test_mounts.py::test_no_log_is_written_through_a_link",),
+    ),
+    Mutant(
+        "a lock of the cache that is a link",
+        "symfuse/identity/cachefile.py",
+        "os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK",
+        "os.O_CREAT | os.O_NONBLOCK",
+        ("tests/unit/test_cache.py::test_a_link_in_the_place_of_the_lock_is_not_followed",),
+    ),
+    Mutant(
+        "a mountpoint that became a link",
+        CLAIM,
+        "self._fd = os.open(mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW |",
+        "self._fd = os.open(mountpoint, os.O_RDONLY | os.O_DIRECTORY |",
+        (f"{PLACES}::test_a_link_is_no_place",),
+    ),
+    Mutant(
+        "a place of a stacked mount that is a link",
+        "symfuse/mounts/probe.py",
+        "return os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW |",
+        "return os.open(directory, os.O_PATH | os.O_DIRECTORY |",
+        ("tests/unit/test_stack.py::test_a_place_that_is_a_link_is_not_followed",),
+    ),
+)
+
 MOUNTING = "tests/support/mounting.py"
 LOGS = "tests/unit/test_support.py::test_a_log_that_warns_fails_the_test"
 
@@ -757,17 +789,16 @@ TESTS = (
 )
 
 MUTANTS = (
-    *(
-        *KERNEL_JUDGES,
-        *RESTRICTIONS,
-        *QUESTIONS,
-        *ACCESS,
-        *SOURCES,
-        *MOUNTS_OF_OTHERS,
-        *HOME,
-        *DECODERS,
-        *PROCESSES,
-        *PLACE,
-    ),
+    *KERNEL_JUDGES,
+    *RESTRICTIONS,
+    *QUESTIONS,
+    *ACCESS,
+    *SOURCES,
+    *MOUNTS_OF_OTHERS,
+    *HOME,
+    *DECODERS,
+    *PROCESSES,
+    *PLACE,
+    *FILES,
     *TESTS,
 )

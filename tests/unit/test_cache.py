@@ -17,7 +17,7 @@ import pytest
 from symfuse import directories
 from symfuse.identity import cache as cache_module
 from symfuse.identity.cache import Key, VerdictCache, is_settled
-from symfuse.identity.cachefile import FILE_NAME
+from symfuse.identity.cachefile import FILE_NAME, LOCK_NAME
 from tests.conftest import NOBODY
 from tests.support.mounting import REPOSITORY
 
@@ -349,6 +349,13 @@ def test_a_link_in_the_place_of_a_file_is_not_followed(
     assert known(directory, 1) == [None]
     assert not (tmp_path / "victim").exists()
     assert "something else has its name" in caplog.text
+
+
+def test_a_link_in_the_place_of_the_lock_is_not_followed(directory: Path, tmp_path: Path) -> None:
+    directory.mkdir(parents=True)
+    (directory / LOCK_NAME).symlink_to(tmp_path / "victim")
+    remember(directory, 1)
+    assert not (tmp_path / "victim").exists()
 
 
 def test_without_a_home_nothing_is_kept(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

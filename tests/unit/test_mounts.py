@@ -367,6 +367,8 @@ def test_the_log_falls_back_where_the_home_cannot_be_written(tmp_path: Path, mon
         assert os.path.dirname(noted.log) == str(tmp_path)
 
     monkeypatch.setattr("tempfile.tempdir", None)
+    for name in ("TMPDIR", "TEMP", "TMP"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(directories, "_TEMPORARY", (str(tmp_path / "file"),))
     file, noted = launch._open_log(asked, pytest.fail)
     with file:
@@ -424,7 +426,8 @@ def test_no_place_for_a_temporary_mountpoint_is_said_with_the_cure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
-    monkeypatch.delenv("TMPDIR", raising=False)
+    for name in ("TMPDIR", "TEMP", "TMP"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(directories, "_TEMPORARY", ())
     with pytest.raises(MountpointError, match="--at"), place(None):
         raise AssertionError("there is no place")
