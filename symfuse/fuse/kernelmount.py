@@ -66,15 +66,6 @@ def mount(options: MountOptions) -> int:
         raise refusal
 
 
-def rehearse(options: MountOptions) -> None:
-    """Mount and unmount at once, without serving anybody: what refuses to mount does so now.
-
-    Errors: as `mount`, and as `unmount`.
-    """
-    os.close(mount(options))  # first: whoever looks at the mountpoint now gets an error instead of waiting
-    unmount(options.mountpoint, lazy=True)
-
-
 def mount_overlay(source: bytes, mountpoint: bytes, lower: list[bytes], *, noexec: bool) -> None:
     """Mount an overlay of these directories, read-only; as root. No path in `lower` may hold a comma or a colon.
 
@@ -92,10 +83,13 @@ def mount_overlay(source: bytes, mountpoint: bytes, lower: list[bytes], *, noexe
         ) from error
 
 
-def bind(mounted: bytes, mountpoint: bytes) -> None:
-    """Show what is mounted at one place at another, too, as restricted as there; as root. Errors: MountpointError."""
+def bind(mounted: bytes, mountpoint: bytes, via: bytes | None = None) -> None:
+    """Show what is mounted at one place at another, too, as restricted as there; as root. `via`: see `MountOptions`.
+
+    Errors: MountpointError.
+    """
     try:
-        libc.call("mount", mounted, mountpoint, b"none", MS_BIND, b"")
+        libc.call("mount", mounted, via or mountpoint, b"none", MS_BIND, b"")
     except OSError as error:
         raise _misplaced(mountpoint, error) from error
 
@@ -173,7 +167,7 @@ def _mount_as_root(options: MountOptions) -> int:
         data.append("allow_other")
     try:
         libc.call(
-            "mount", options.fsname, options.mountpoint, FSTYPE,
+            "mount", options.fsname, options.via or options.mountpoint, FSTYPE,
             _flags(noexec=options.noexec), ",".join(data).encode(),
         )  # fmt: skip
     except OSError as error:

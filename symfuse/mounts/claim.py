@@ -51,6 +51,12 @@ class Claim:
             os.close(self._fd)
             raise
 
+    @property
+    def via(self) -> bytes | None:
+        """A path to the directory itself, whatever is renamed on the way to it; None where there is no /proc."""
+        path = b"/proc/self/fd/%d" % self._fd
+        return path if os.path.exists(path) else None
+
     def confirm(self) -> None:
         """The path still names this very directory, empty and not mounted over. Errors: MountpointError."""
         self._refuse_symfuse()

@@ -111,7 +111,7 @@ class MountServer:
         try:
             self._claim = unmount.claim(self._request.mountpoint)
             if self._request.scans_first:
-                self._rehearse()
+                self._rehearse(self._claim)
             view = prepare(self._request, self._report, self._stop)
             if not self._stop.is_set():
                 self._view = view
@@ -122,17 +122,26 @@ class MountServer:
         finally:
             self._tell(_ENDED)
 
-    def _rehearse(self) -> None:
-        """Be refused now, if at all, and not after minutes of scanning. Errors: FuseUnavailable, MountpointError."""
+    def _rehearse(self, claim: Claim) -> None:
+        """Mount and unmount at once, serving nobody: what refuses does so now, and not after minutes of scanning.
+
+        Errors: FuseUnavailable, MountpointError.
+        """
         request = self._request
         options = MountOptions(
             mountpoint=request.mountpoint,
             fsname=request.source,
             allow_other=request.allow_other,
             noexec=request.noexec,
+            via=claim.via,
         )
         with guarded(request.mountpoint):  # else somebody could take it for a dead mount, and clear it
-            kernelmount.rehearse(options)
+            fd = kernelmount.mount(options)
+            try:
+                mounted = self._find(request.mountpoint)
+            finally:
+                os.close(fd)  # first: whoever looks at the mountpoint now gets an error instead of waiting
+            unmount.take_away(mounted, lazy=True)
 
     def _announce(self, view: View) -> None:
         """The mount is there, and no request but INIT was answered yet."""
@@ -143,19 +152,28 @@ class MountServer:
         self._tell(_READY)
 
     def _find(self, mountpoint: bytes) -> MountEntry:
-        """The mount that we have just made there, even if others are there by now. Errors: MountpointError."""
-        there = [mount for mount in table.symfuse_mounts() if mount.mountpoint == mountpoint]
-        connections = connection.devices()
-        if self._place is not None and mountpoint == self._request.mountpoint:
-            ours = [mount for mount in there if mount.place == self._place.path]
-        elif connections:
-            ours = [mount for mount in there if mount.device in connections]
-        else:
-            ours = there if len(there) == 1 else []
-        if not ours:
+        """The mount that we have just made there, even if others are there by now.
+
+        Errors: MountpointError when it is not there: then it is taken away from where it has come to lie.
+        """
+        ours = list(filter(self._is_made_here, table.symfuse_mounts()))
+        there = [mount for mount in ours if mount.mountpoint == mountpoint]
+        if not there and not connection.devices():  # the kernel does not say which is ours
+            there = [mount for mount in table.symfuse_mounts() if mount.mountpoint == mountpoint]
+            there = there if len(there) == 1 else []
+        if not there:
+            for mount in ours:  # somebody has renamed a directory above it
+                with contextlib.suppress(OSError, SymfuseError):
+                    unmount.take_away(mount, lazy=True)
             raise MountpointError(f"the mount at {os.fsdecode(mountpoint)} is not ours", "see symfuse status")
         # A shared mountpoint can show a copy of the mount below itself: the one on the directory is meant.
-        return next((mount for mount in ours if self._claim is not None and self._claim.holds(mount)), ours[-1])
+        return next((mount for mount in there if self._claim is not None and self._claim.holds(mount)), there[-1])
+
+    def _is_made_here(self, mount: MountEntry) -> bool:
+        """Whether a mount shows what this process serves."""
+        if mount.place is not None:
+            return self._place is not None and mount.place == self._place.path
+        return mount.device in connection.devices()
 
     def _backend(self, view: View) -> Callable[[Callable[[], None]], None]:
         request = self._request
@@ -174,13 +192,14 @@ class MountServer:
             fsname=request.source,
             allow_other=request.allow_other,
             noexec=request.noexec,
+            via=None if self._claim is None else self._claim.via,
             io=request.io,
             max_stack_depth=1 if request.stack else _stack_depth(view.dataset.root),
         )
         if request.stack:
             self._place = Place()
             self._place.listen(control)
-            options = replace(options, mountpoint=self._place.fuse, layered=True)
+            options = replace(options, mountpoint=self._place.fuse, via=None, layered=True)
         if request.backend is Backend.FUSEPY:
             from symfuse.fuse.libfuse import LibfuseBackend  # noqa: PLC0415 - needs libfuse 2, which few have
 
@@ -353,7 +372,7 @@ class MountServer:
         assert self._claim is not None
         self._claim.confirm()
         request, before = self._request, view.dataset.forbid_device
-        place.show(request.source, request.mountpoint, noexec=request.noexec, before=before)
+        place.show(request.source, request.mountpoint, via=self._claim.via, noexec=request.noexec, before=before)
         return self._find(request.mountpoint)
 
     def _freeze(self, view: View) -> None:

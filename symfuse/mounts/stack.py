@@ -44,15 +44,17 @@ class Place:
         """Let the server be asked."""
         self._listener = channel.Listener(self.path, control)
 
-    def show(self, source: bytes, mountpoint: bytes, *, noexec: bool, before: Callable[[int], None]) -> None:
+    def show(
+        self, source: bytes, mountpoint: bytes, *, via: bytes | None, noexec: bool, before: Callable[[int], None]
+    ) -> None:
         """Put an overlay of what is mounted at `fuse` over the mountpoint; `before` hears its device number first.
 
-        Errors: FuseUnavailable, MountpointError, OSError.
+        `via`: see `MountOptions`. Errors: FuseUnavailable, MountpointError, OSError.
         """
         view, empty = (os.path.join(self.fuse, layer) for layer in (layers.VIEW, layers.EMPTY))
         kernelmount.mount_overlay(source, self._top, [view, empty], noexec=noexec)
         before(os.stat(self._top).st_dev)
-        kernelmount.bind(self._top, mountpoint)
+        kernelmount.bind(self._top, mountpoint, via)
         self.detach()
 
     def detach(self) -> None:

@@ -222,6 +222,37 @@ def test_the_mountpoint_is_looked_at_again_when_it_is_used(
     assert mounts_at(mountpoint) == 0
 
 
+@as_root
+@pytest.mark.parametrize("way", ["kernel", "stacked"])
+@pytest.mark.parametrize("eager", [[], ["--eager"]])
+def test_root_mounts_on_the_directory_that_it_has_looked_at(
+    dataset: Path, mountpoint: Path, tmp_path: Path, way: str, eager: list[str]
+) -> None:
+    """Whoever owns a directory on the way cannot have root mount over any directory of theirs to choose."""
+    (tmp_path / "precious/mnt").mkdir(parents=True)
+    above = os.fspath(mountpoint.parent)
+    user = with_server_patched(
+        tmp_path,
+        "import os",
+        "from symfuse.fuse import kernelmount",
+        "mount, bind = kernelmount.mount, kernelmount.bind",
+        "def swap():",
+        f"    if not os.path.islink({above!r}):",
+        f"        os.rename({above!r}, {above + ' moved'!r})",
+        f"        os.symlink('precious', {above!r})",
+        *(
+            ["def swapping(options):", "    swap()", "    return mount(options)", "kernelmount.mount = swapping"]
+            if way == "kernel"
+            else ["def swapping(*words):", "    swap()", "    return bind(*words)", "kernelmount.bind = swapping"]
+        ),
+    )
+    done = user.symfuse("mount", *WAYS[way], *eager, dataset, mountpoint, check=False)
+    assert done.returncode == ExitStatus.MOUNTPOINT, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not os.path.ismount(tmp_path / "precious/mnt")
+    assert os.fsencode(dataset) not in mounts().values()
+
+
 # -- what is unmounted -------------------------------------------------------------------------------------------------
 
 

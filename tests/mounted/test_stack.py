@@ -330,7 +330,9 @@ def test_a_mountpoint_that_goes_away_meanwhile(dataset: Path, mountpoint: Path, 
     if os.geteuid() != 0:
         pytest.skip("only root can mount an overlay")
     user = server_patched(
-        tmp_path, "bind = kernelmount.bind", "kernelmount.bind = lambda one, other: (os.rmdir(other), bind(one, other))"
+        tmp_path,
+        "bind = kernelmount.bind",
+        "kernelmount.bind = lambda one, other, via: (os.rmdir(other), bind(one, other, via))",
     )
     done = user.symfuse("mount", "--stack", dataset, mountpoint, check=False)
     assert done.returncode == ExitStatus.MOUNTPOINT
