@@ -374,10 +374,10 @@ class Dataset:
         found = self.links.paths.open(path, LOOK)
         try:
             status = os.fstat(found)
-            if stat.S_ISLNK(status.st_mode):
-                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
             self._refuse_ourselves(status)
             if not stat.S_ISREG(status.st_mode):
+                if stat.S_ISLNK(status.st_mode):
+                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
                 raise OSError(errno.ESTALE, "source changed: file type")
             return reopened(found)
         finally:

@@ -253,16 +253,13 @@ class Links:
         if base is None or last in _NO_NAMES:
             return None
         path = join(base, last)
-        return None if path in self.views else path
+        return None if path in self.views or not self.may_show(path) else path
 
     def remembered(self, directory: bytes, head: bytes | None) -> bytes | None:
         """The real directory that `head`, a link's text up to its last slash, names from `directory`, if remembered.
 
-        Without a slash there is no `head`. None also where links are confined (each target is then looked at anew), and
-        where so many links lead there that one more would be too many.
+        Without a slash there is no `head`. None also where so many links lead there that one more would be too many.
         """
-        if self.allowed is not None:
-            return None
         if head is None:
             return directory
         found = self._remembered.get((b"" if head.startswith(b"/") else directory, head, False))
@@ -328,6 +325,7 @@ class Neighbours:
         self._links = links
         self._views = links.views
         self._paths = links.paths
+        self._may_show = links.may_show
         self._directory = directory
         self._head: bytes | None = None  # of the last link's text, as `Links.remembered` takes it
         self._base: bytes | None = None  # the directory that it names, with a slash, if that is remembered
@@ -346,34 +344,34 @@ class Neighbours:
         """
         before, slash, last = text.rpartition(b"/")
         head = before if slash else None  # `/name` has an empty one, and `name` has none
-        if head != self._head:
-            self._close()
-            self._head, self._base = head, None
-        elif self._fd is None and self._base is not None:
-            self._fd = self._keep_open(self._base[:-1] or b"/")
-        if self._base is None:
-            base = self._links.remembered(self._directory, head)
-            self._base = base and with_slash(base)
-        if self._base is None or last in _NO_NAMES:
-            return None
-        path = self._base + last
-        if path in self._views:
-            return None
-        status = self._paths.lstat(path) if self._fd is None else os.stat(last, dir_fd=self._fd, follow_symlinks=False)
-        if not stat.S_ISREG(status.st_mode) or status.st_dev in self._links.forbidden:
-            return None  # a link, say
-        return path, status
-
-    def _keep_open(self, base: bytes) -> int | None:
-        """A descriptor of the directory at `base`, or None when that is no real path any more."""
         try:
-            return self._paths.open(base, LOOK_INTO)
+            if head != self._head:
+                self._close()
+                self._head, self._base = head, None
+            elif self._fd is None and self._base is not None:
+                self._fd = self._paths.open(self._base[:-1] or b"/", LOOK_INTO)
+            if self._base is None:
+                base = self._links.remembered(self._directory, head)
+                self._base = base and with_slash(base)
+            if self._base is None or last in _NO_NAMES:
+                return None
+            path = self._base + last
+            if path in self._views or not self._may_show(path):
+                return None
+            if self._fd is None:
+                status = self._paths.lstat(path)
+            else:
+                status = os.stat(last, dir_fd=self._fd, follow_symlinks=False)
         except OSError as error:
             if error.errno not in NOT_REAL:
                 raise
-        self._links.forget()
-        self._base = None
-        return None
+            self._links.forget()  # a link stands in the place of a directory that was remembered
+            self._close()
+            self._base = None
+            return None
+        if not stat.S_ISREG(status.st_mode) or status.st_dev in self._links.forbidden:
+            return None  # a link, say
+        return path, status
 
     def _close(self) -> None:
         if self._fd is not None:

@@ -21,6 +21,8 @@ PATH_MAX = 4096
 LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 #: The same for a directory, to begin further walks there.
 LOOK_INTO = LOOK | os.O_DIRECTORY
+#: To read what was looked at.
+_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | os.O_NOATIME
 #: What tells of a link where a directory was: of openat2(2), and of a walk step by step.
 NOT_REAL = frozenset({errno.ELOOP, errno.ENOTDIR})
 
@@ -124,11 +126,17 @@ class RealPaths:
 
     def open(self, path: bytes, flags: int) -> int:
         """A descriptor, the caller's, of a directory, or of anything with LOOK. Errors: as `Opener`."""
-        return self._call(self._open, path, flags | os.O_NOFOLLOW)
+        flags |= os.O_NOFOLLOW
+        return self._open(path, flags) if len(path) < PATH_MAX else self._call(self._open, path, flags)
 
     def open_unnoticed(self, path: bytes, flags: int) -> int:
         """The same, leaving no access time behind where the user may ask for that."""
-        return _unnoticed(self.open, path, flags)
+        try:
+            return self.open(path, flags | os.O_NOATIME)
+        except PermissionError as error:
+            if error.errno != errno.EPERM:
+                raise
+            return self.open(path, flags)
 
     def lstat(self, path: bytes) -> os.stat_result:
         """What lies there, a link included. Errors: OSError; as `Opener` where `strict`."""
@@ -211,18 +219,13 @@ def reopened(fd: int) -> int:
 
     By way of /proc, which nothing of symfuse's works without. Errors: OSError.
     """
-    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-    return _unnoticed(os.open, b"/proc/self/fd/%d" % fd, flags)
-
-
-def _unnoticed(opening: Callable[[bytes, int], int], path: bytes, flags: int) -> int:
-    """Open with O_NOATIME, or without where the file is somebody else's: it is for owners. Errors: OSError."""
+    path = b"/proc/self/fd/%d" % fd
     try:
-        return opening(path, flags | os.O_NOATIME)
+        return os.open(path, _READ)
     except PermissionError as error:
         if error.errno != errno.EPERM:
             raise
-        return opening(path, flags)
+        return os.open(path, _READ & ~os.O_NOATIME)  # somebody else's file: O_NOATIME is for owners
 
 
 def _ends(path: bytes) -> list[int]:

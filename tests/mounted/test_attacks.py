@@ -11,6 +11,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -262,6 +263,58 @@ def test_so_without_openat2(scene: Scene, symfuse_mount: MountMaker, tmp_path: P
         scene, symfuse_mount(scene.dataset, "--allow-other", "--eager", at=scene.path / "mnt", user=without)
     )
     print(f"without openat2: {dict(counts)}")
+
+
+def test_a_secret_that_takes_the_place_of_a_file_that_was_frozen(scene: Scene, symfuse_mount: MountMaker) -> None:
+    """Root copies a secret of the size and time of the author's file, which is gone, and whose inode number the copy
+    gets where the file system uses it again. Then the author puts a link to it in the place of the file's directory."""
+    mount = symfuse_mount(scene.dataset, "--allow-other", "--eager", at=scene.path / "mnt")
+    mount.dataset_may_change()
+    mount.expect_in_log("directory/f cannot be read")
+    backup = scene.path / "backup"
+    backup.mkdir(mode=0o700)
+    number = (scene.dataset / "directory/f").stat().st_ino
+    AUTHOR.run("rm", scene.dataset / "directory/f")
+    for copy in range(500):  # ext4 takes the lowest free number
+        shutil.copy2(scene.path / "secret/f", backup / "f")
+        if (backup / "f").stat().st_ino == number:
+            break
+        (backup / "f").rename(backup / str(copy))
+    else:
+        shutil.copy2(scene.path / "secret/f", backup / "f")
+    print("the copy has the number of the file:", (backup / "f").stat().st_ino == number)
+    AUTHOR.run("mv", scene.dataset / "directory", scene.dataset / ".directory")
+    AUTHOR.run("ln", "-s", backup, scene.dataset / "directory")
+    with Touched([backup, backup / "f"]) as touched:
+        for name in ("directory/f", "linked directory/f"):
+            done = User(uid=SOMEBODY_ELSE, gid=SOMEBODY_ELSE).run("cat", mount.path / name, check=False)
+            assert done.stdout == ""
+            assert os.strerror(errno.ESTALE) in done.stderr
+        assert touched.opened() == set()
+
+
+@pytest.mark.parametrize("backend", ["kernel"], indirect=True)
+@pytest.mark.parametrize("options", [(), ("--allow-other",)], ids=["private", "for all"])
+def test_a_link_into_the_mount_itself_is_not_walked(
+    symfuse_mount: MountMaker, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    """So a read cannot come back to the server that is busy with it, and needs nobody to refuse it (EDEADLK)."""
+    dataset = tree(tmp_path / "dataset", {"directory": {"f": b"F"}, "other": {"f": b"F"}, "l": link("directory/f")})
+    mount = symfuse_mount(dataset, "--eager", *options)
+    mount.dataset_may_change()
+    names = ("directory/f", "l") if options else ("directory/f",)  # links are followed strictly where others may look
+    for name in names:
+        mount.expect_in_log(f"{name} cannot be read")
+        os.stat(mount.path / name)
+    (dataset / "directory").rename(dataset / "aside")
+    (dataset / "directory").symlink_to(mount.path / "other")
+    before = mount.requests()
+    for name in names:
+        with pytest.raises(OSError) as error:
+            (mount.path / name).read_bytes()
+        assert error.value.errno == errno.ESTALE
+    grown = {request for request, number in mount.requests().items() if number != before.get(request)}
+    assert grown <= {"read", "ioctl", "open", "flush", "release"}, "whoever reads asks, and the server does not"
 
 
 def _attack(scene: Scene, mount: Mount) -> Counter[str]:

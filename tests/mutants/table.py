@@ -510,8 +510,8 @@ SOURCES = (
     Mutant(
         "links that are followed at the end",
         REALPATHS,
-        "path, flags | os.O_NOFOLLOW)",
-        "path, flags)",
+        "        flags |= os.O_NOFOLLOW\n",
+        "",
         (f"{REAL}::test_a_directory_is_not_opened_through_a_link[step by step-to directory]",),
     ),
     Mutant(
@@ -559,8 +559,8 @@ SOURCES = (
     Mutant(
         "a FIFO that is opened",
         "symfuse/dataset.py",
-        "            if not stat.S_ISREG(status.st_mode):\n                raise",
-        "            if False:\n                raise",
+        "            if not stat.S_ISREG(status.st_mode):\n                if",
+        "            if False:\n                if",
         (f"{DATASET}::test_a_source_that_is_gone_or_is_no_file_any_more_is_stale[replace1-False]",),
     ),
     Mutant(

@@ -341,6 +341,46 @@ def test_a_source_that_became_a_link_is_stale(tmp_path: Path) -> None:
     assert error.value.errno == errno.ESTALE
 
 
+def read(dataset: Dataset, name: str, *, is_link: bool) -> bytes:
+    directory, _, last = os.fsencode(name).rpartition(b"/")
+    fd = dataset.open(os.path.join(dataset.root, directory), last, is_link=is_link)
+    try:
+        return os.read(fd, 99)
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.parametrize("confined", [False, True])
+def test_a_store_that_has_moved_and_left_a_link_is_found_by_links_alone(tmp_path: Path, *, confined: bool) -> None:
+    root = tree(tmp_path / "dataset", {"store": {"a": b"A", "b": b"B"}, "links": {"a": link("../store/a")}})
+    dataset = opened(root, confined=confined)
+    listed(dataset, root.resolve() / "links")
+    for moved in ("elsewhere", "again", "store"):  # and back
+        (root / "store").unlink() if (root / "store").is_symlink() else None
+        next(root.glob("*/b")).parent.rename(root / moved)
+        if moved != "store":
+            (root / "store").symlink_to(moved)
+            with pytest.raises(OSError) as error:
+                read(dataset, "store/b", is_link=False)
+            assert error.value.errno == errno.ESTALE
+        assert read(dataset, "links/a", is_link=True) == b"A"
+    assert read(dataset, "store/b", is_link=False) == b"B"
+
+
+def test_a_linked_directory_that_is_found_through_one_that_moved_has_its_real_path(tmp_path: Path) -> None:
+    texts: dict[Name, Literal] = {"a": link("../store/a"), "b": link("../store/b"), "c": link("../store/c")}
+    root = tree(tmp_path / "dataset", {"store": {"a": b"A", "b": {}, "c": b"C"}, "links": texts})
+    dataset = opened(root)
+    directory = os.fsencode(root.resolve() / "links")
+    was, names = dataset.names(directory)
+    assert next(dataset.entries(directory, names[:1], listed=was)).problem is None  # the store is remembered
+    (root / "store").rename(root / "elsewhere")
+    (root / "store").symlink_to("elsewhere")
+    found = dict(zip("abc", dataset.entries(directory, names, listed=was), strict=True))
+    assert found["b"].target == os.fsencode(root.resolve() / "elsewhere/b")
+    assert found["c"].target == os.fsencode(root.resolve() / "elsewhere/c")
+
+
 def test_access_times_are_spared_after_a_file_of_somebody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tree(tmp_path / "dataset", {"mine": b"", "theirs": b""})
     dataset = opened(root)
