@@ -737,6 +737,14 @@ PLACE = (
         "if False:",
         (f"{PLACES}::test_a_mount_that_lies_on_another_gives_up",),
     ),
+    Mutant(
+        "the place of a live server that is cleared away",
+        "symfuse/mounts/stack.py",
+        "lock = _locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB)",
+        "lock = os.open(path, os.O_RDONLY)",
+        ("tests/unit/test_stack.py::test_the_place_of_a_live_server_stays_and_a_dead_ones_is_cleared",),
+        STACK,
+    ),
 )
 
 #: What is opened beside the dataset: no link is followed at the end of any such path.
