@@ -2,14 +2,16 @@
 
 Root may run with another user's HOME, XDG_… or TMPDIR (`sudo -E`, `su` without `-`), and an ordinary user's cache may
 lie where a whole group can write. So each directory on the way is looked at, links among them, before the next step is
-taken: whoever could change one of them could have planted what comes next. ACLs that let others write show in the
-group's bits. Source: acl(5), inode(7).
+taken: whoever could change one of them could have planted what comes next. A group that is the user's alone counts as
+the user: on many systems it may write to all that the user makes. ACLs that let others write show in the group's bits,
+too. Source: acl(5), inode(7); pam_umask(8), "usergroups".
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import grp
 import os
 import pwd
 import stat
@@ -22,7 +24,6 @@ from symfuse import mountinfo, owners
 
 #: As many links as the kernel follows.
 _MAX_HOPS = 40
-_OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 #: Where temporary files may go, as `tempfile` has it.
 _TEMPORARY_VARIABLES = ("TMPDIR", "TEMP", "TMP")
 _TEMPORARY = ("/tmp", "/var/tmp", "/usr/tmp")  # noqa: S108 - looked at before it is used
@@ -60,7 +61,7 @@ def made(directory: str) -> str:
     real, status = _walk(directory, make=True)
     if status.st_uid not in owners.trusted_uids():
         raise _anothers(real)
-    if status.st_mode & _OTHERS_MAY_WRITE:
+    if _is_open_to_others(real, status):
         raise _open_to_others(real)
     return real
 
@@ -133,9 +134,29 @@ def _checked(path: str, status: os.stat_result, *, is_open: bool) -> os.stat_res
         return status
     if not stat.S_ISDIR(status.st_mode):
         raise NotADirectoryError(errno.ENOTDIR, f"{path} is no directory")
-    if status.st_mode & _OTHERS_MAY_WRITE and not status.st_mode & stat.S_ISVTX and not is_open:
+    if not status.st_mode & stat.S_ISVTX and not is_open and _is_open_to_others(path, status):
         raise _open_to_others(path)
     return status
+
+
+def _is_open_to_others(path: str, status: os.stat_result) -> bool:
+    if status.st_mode & stat.S_IWOTH:
+        return True
+    if not status.st_mode & stat.S_IWGRP:
+        return False
+    with contextlib.suppress(OSError):
+        os.getxattr(path, "system.posix_acl_access", follow_symlinks=False)
+        return True  # the list may name anybody
+    return not _is_ours_alone(status.st_gid)
+
+
+def _is_ours_alone(gid: int) -> bool:
+    """Whether a group has no other member than us: that of the same number and name as ours."""
+    try:
+        user, group = pwd.getpwuid(os.geteuid()), grp.getgrgid(gid)
+    except KeyError:
+        return False
+    return (group.gr_gid, group.gr_name) == (user.pw_gid, user.pw_name) and {*group.gr_mem} <= {user.pw_name}
 
 
 def _anothers(path: str) -> NotOurs:

@@ -6,8 +6,8 @@ import os
 
 #: The one line of uid_map where every user has a number: outside of all user namespaces.
 _EVERYBODY = ["0", "0", "4294967295"]
-#: What the kernel shows for a user without a number, unless /proc says otherwise.
-_OVERFLOW_UID = 65534
+#: What the kernel shows for a user or group without a number, unless /proc says otherwise.
+OVERFLOW = 65534
 
 
 def trusted_uids() -> frozenset[int]:
@@ -43,4 +43,4 @@ def _overflow_uid() -> int:
         with open("/proc/sys/kernel/overflowuid", encoding="ascii") as file:
             return int(file.read())
     except OSError:
-        return _OVERFLOW_UID
+        return OVERFLOW

@@ -10,14 +10,11 @@ import contextlib
 import os
 import stat
 
+from symfuse import owners
 from symfuse.source.volumes import Volumes
 
 #: Source: linux/capability.h. Either lets a process read everything.
 _CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 1, 2
-#: What a user or group of another user namespace is shown as. Source: user_namespaces(7).
-_OVERFLOW = 65534
-#: `/proc/self/uid_map` outside of user namespaces.
-_EVERY_ID = [b"0", b"0", b"4294967295"]
 
 
 class Mounter:
@@ -28,7 +25,7 @@ class Mounter:
         self._uid = os.geteuid()
         self._groups = frozenset((os.getegid(), *os.getgroups()))
         self._is_capable = _is_capable()
-        self._is_in_namespace = _is_in_namespace()
+        self._is_in_namespace = not owners.everybody_has_a_number()
 
     def may_read_all(self, device: int, path: bytes) -> bool:
         """True when nothing on a device is closed to whoever mounts; `path` is that of a file or directory on it."""
@@ -49,19 +46,13 @@ class Mounter:
 
     def _is_almighty(self, status: os.stat_result) -> bool:
         """True when capabilities, which count on the mount as well, open a file."""
-        return self._is_capable and not (self._is_in_namespace and _OVERFLOW in (status.st_uid, status.st_gid))
+        return self._is_capable and not (self._is_in_namespace and owners.OVERFLOW in (status.st_uid, status.st_gid))
 
 
 def _is_capable() -> bool:
     with contextlib.suppress(OSError, StopIteration), open("/proc/self/status", "rb") as lines:
         effective = int(next(line for line in lines if line.startswith(b"CapEff:")).split()[1], 16)
         return bool(effective >> _CAP_DAC_OVERRIDE & 1 or effective >> _CAP_DAC_READ_SEARCH & 1)
-    return False
-
-
-def _is_in_namespace() -> bool:
-    with contextlib.suppress(OSError), open("/proc/self/uid_map", "rb") as file:
-        return file.read().split() != _EVERY_ID
     return False
 
 

@@ -139,7 +139,7 @@ def test_a_cache_that_others_can_write_to_is_done_without_and_the_cure_is_said(
     them: User, dataset: Path, poisoned: Path, opened: str
 ) -> None:
     directory = poisoned.parent / opened
-    directory.chmod(0o770)
+    directory.chmod(0o777)
     done = them.symfuse("run", "--dedup", "bytes", dataset, "--", "ls", "{}/cat")
     assert done.stdout == "a.png\nb.png\n"
     assert f"others may write to {directory.resolve()}: chmod go-w it" in done.stderr

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import grp
 import os
+import pwd
 import stat
 import tempfile
 from pathlib import Path
@@ -13,6 +15,7 @@ from symfuse import directories, mountinfo, owners
 from symfuse.directories import NotOurs, made
 from symfuse.mountinfo import MountEntry
 from tests.conftest import NOBODY
+from tests.support.readers import encoded
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 
@@ -34,12 +37,43 @@ def test_links_of_ones_own_are_followed(tmp_path: Path) -> None:
         made(str(tmp_path / "loop/x"))
 
 
+def has_a_group(monkeypatch: pytest.MonkeyPatch, name: str, members: list[str]) -> None:
+    """What the databases say of us, and of the group of all that we make."""
+    us = pwd.struct_passwd(("alice", "x", os.geteuid(), os.getegid(), "", "/home/alice", "/bin/sh"))
+    monkeypatch.setattr(pwd, "getpwuid", lambda _uid: us)
+    monkeypatch.setattr(grp, "getgrgid", lambda gid: grp.struct_group((name, "x", gid, members)))
+
+
+def test_a_group_of_ones_own_may_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many systems give each user a group, and let it write to all that the user makes."""
+    wanted = tmp_path / "above/itself"
+    wanted.mkdir(parents=True)
+    wanted.parent.chmod(0o775)
+    wanted.chmod(0o775)
+    for name, members in (("alice", []), ("alice", ["alice"])):
+        has_a_group(monkeypatch, name, members)
+        assert made(str(wanted)) == str(wanted)
+    for name, members in (("alice", ["bob"]), ("users", [])):
+        has_a_group(monkeypatch, name, members)
+        with pytest.raises(NotOurs):
+            made(str(wanted))
+    has_a_group(monkeypatch, "alice", [])
+    nobody_named = 0xFFFFFFFF
+    bob_may_write = [(0x01, 7, nobody_named), (0x02, 7, 12345), (0x04, 7, nobody_named), (0x10, 7, nobody_named)]
+    os.setxattr(wanted, "system.posix_acl_access", encoded([*bob_may_write, (0x20, 5, nobody_named)]))
+    with pytest.raises(NotOurs):
+        made(str(wanted))
+
+
 @pytest.mark.parametrize("where", ["above", "itself"])
 @pytest.mark.parametrize("mode", [0o770, 0o707, 0o777])
-def test_a_directory_that_others_may_write_to_is_refused_with_the_cure(tmp_path: Path, where: str, mode: int) -> None:
+def test_a_directory_that_others_may_write_to_is_refused_with_the_cure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, mode: int
+) -> None:
     wanted = tmp_path / "above/itself"
     wanted.mkdir(parents=True)
     opened = wanted if where == "itself" else wanted.parent
+    has_a_group(monkeypatch, "users", [])
     opened.chmod(mode)
     with pytest.raises(NotOurs) as refused:
         made(str(wanted))
