@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from symfuse.access.grants import Guard, is_narrowed, shown_mode
 from symfuse.access.mounter import Mounter, may_all, needed
-from symfuse.access.ways import Ways, guard_of, keepers
+from symfuse.access.ways import Ways, excused, guard_of, keepers
 from symfuse.errors import SourceError
 from symfuse.links import NAME_MAX, Hop, Links, Neighbours, Unresolvable, join, kind_of, with_slash
 from symfuse.policy import DirLinks, DotEntries, Kind, NonUtf8, Outside, Policy
@@ -83,9 +83,11 @@ class Dataset:
         #: path into our own mount and must be refused at once.
         self.callers: set[int] = set()
         allowed: tuple[bytes, ...] | None = None
+        self._excused: frozenset[bytes] = frozenset()  # `ways.Ways`
         if confined or policy.outside is Outside.HIDE:
-            roots = (self.root, *(os.path.realpath(path) for path in policy.allow_roots))
-            allowed = tuple(with_slash(path) for path in roots)
+            allowed_roots = [os.path.realpath(path) for path in policy.allow_roots]
+            allowed = tuple(with_slash(path) for path in (self.root, *allowed_roots))
+            self._excused = excused(self.root, allowed_roots)
         self.links = Links(mountpoint=mountpoint, allowed=allowed)
         self.volumes = Volumes()
         #: True when users other than whoever mounts may look.
@@ -188,8 +190,7 @@ class Dataset:
     def _looking(self, path: bytes, fd: int) -> Iterator[Look]:
         """A function that looks at names of one open directory, for one thread."""
         if self.is_shared:
-            assert self.links.allowed is not None
-            with Ways(self.links.paths, self.volumes, self.links.allowed, path, fd) as ways:
+            with Ways(self.links.paths, self.volumes, self._excused, path, fd) as ways:
                 yield functools.partial(self._look_for_all, path, fd, ways)
         else:
             with Neighbours(self.links, path) as neighbours:

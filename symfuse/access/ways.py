@@ -12,7 +12,7 @@ import errno
 import os
 import stat
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from types import TracebackType
 from typing import NamedTuple
 
@@ -47,15 +47,13 @@ class Ways:
     """Looks at sources by descriptors, for a reader who has come to one directory. For one thread, and not for long.
 
     `start` is that directory's real path, `fd` has it open. Whoever has come there has passed those above it: on the
-    view's own way there, or behind a link that took them into account. `roots` are the real paths of the directories
-    that links may lead into. The ways to these do not count either: whoever names a directory for others has opened it
-    to them.
+    view's own way there, or behind a link that took them into account. The directories `excused` do not count either.
     """
 
-    def __init__(self, paths: RealPaths, volumes: Volumes, roots: Iterable[bytes], start: bytes, fd: int) -> None:
+    def __init__(self, paths: RealPaths, volumes: Volumes, excused: Set[bytes], start: bytes, fd: int) -> None:
         self._paths = paths
         self._volumes = volumes
-        self._excused = {above for root in roots for above in _above(root)}
+        self._excused = excused
         self._passed = {above: number for number, above in enumerate((start, *_above(start)))}
         self._come_by = [fd]  # those of `_passed`, as far as they were asked for
         self._start = start, _Kept(fd, FREE, _sticky_owner(os.fstat(fd)))
@@ -139,6 +137,7 @@ class Ways:
                     break
                 if above != path:
                     fd = os.open(b"..", LOOK_INTO, dir_fd=fd)
+                    opened.close()  # one at a time, however deep it is
                     opened.callback(os.close, fd)
                 if above in self._passed:
                     self._check_passed(above, fd)
@@ -153,6 +152,15 @@ class Ways:
             self._come_by.append(os.open(b"..", LOOK_INTO, dir_fd=self._come_by[-1]))
         if not os.path.samestat(os.fstat(fd), os.fstat(self._come_by[self._passed[path]])):
             raise OSError(errno.ESTALE, "a directory on the way was replaced", path)
+
+
+def excused(root: bytes, allowed_roots: Iterable[bytes]) -> frozenset[bytes]:
+    """The directories that do not count, of a view of `root` whose links may lead into `allowed_roots`; real paths.
+
+    Those above them: whoever names a directory for others has opened the way there. And the view's own root, which
+    everybody has passed.
+    """
+    return frozenset({root, *(above for each in (root, *allowed_roots) for above in _above(each))})
 
 
 def _sticky_owner(directory: os.stat_result) -> int | None:

@@ -226,6 +226,16 @@ def test_directories_count_from_an_allowed_root_on(place: Path, mount_for_all: C
     assert not may_open(mount.path / "b.png")
 
 
+def test_an_allowed_root_that_is_closed_itself_is_closed(place: Path, mount_for_all: Callable[..., Mount]) -> None:
+    store = tree(place / "store", {"a.png": b"a", "cat": {"b.png": b"b"}})
+    store.chmod(0o700)
+    dataset = tree(place / "dataset", {"a.png": link(f"{store}/a.png"), "cat": link(f"{store}/cat")})
+    mount = mount_for_all(dataset, "--allow-root", str(store))
+    for name in ("a.png", "cat", "cat/b.png"):
+        assert not may_open(mount.path / name), name
+        assert may_open(mount.path / name, PEOPLE["root"]), name
+
+
 def test_what_an_access_list_denies_is_denied_and_what_it_grants_is_said(
     place: Path, mount_for_all: Callable[..., Mount]
 ) -> None:

@@ -273,6 +273,13 @@ ACCESS = (
         (f"{GRANTS_TESTS}::test_every_directory_above_a_target_counts",),
     ),
     Mutant(
+        "a directory that links may lead into and that does not count itself",
+        WAYS,
+        "for above in _above(each))})",
+        'for above in _above(each + b"/"))})',
+        (f"{READERS}::test_an_allowed_root_that_is_closed_itself_is_closed[kernel]",),
+    ),
+    Mutant(
         "directories that are left again and do not count",
         WAYS,
         "way = FREE.union(*(self._directory(detour).way for detour in detours))",

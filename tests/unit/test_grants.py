@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import stat
 from pathlib import Path
 
@@ -109,6 +110,34 @@ def test_every_directory_above_a_target_counts(tmp_path: Path) -> None:
         "file": 0,
         "directory": 0,
     }
+    dataset.close()
+
+
+def test_the_root_of_the_dataset_does_not_count_for_a_link_that_leads_back_into_it(tmp_path: Path) -> None:
+    """Everybody on the mount has passed it."""
+    top = tmp_path.resolve()
+    root = tree(top / "dataset", {"file": b""})
+    root.chmod(0o750)
+    store = tree(top / "store", {"link": link(str(root / "file"))})
+    dataset = Dataset(os.fsencode(root), Policy(allow_roots=(os.fsencode(store),)), confined=True)
+    (entry,) = entries(dataset, store).values()
+    assert entry.mode == os.stat(root / "file").st_mode
+    dataset.close()
+
+
+def test_however_deep_a_target_lies_few_directories_are_open_at_once(tmp_path: Path) -> None:
+    deep = "d/" * 300
+    root = tree(tmp_path.resolve() / "dataset", {"train": {"file": link(f"../{deep}file")}})
+    (root / deep).mkdir(parents=True)
+    (root / deep / "file").touch()
+    dataset = for_all(root)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 100, hard))
+    try:
+        (entry,) = entries(dataset, root / "train").values()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert entry.problem is None
     dataset.close()
 
 
