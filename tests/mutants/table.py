@@ -452,6 +452,7 @@ MOUNTS_OF_OTHERS = (
 
 DIRECTORIES = "symfuse/directories.py"
 HOMES = "tests/unit/test_directories.py"
+OWN_GROUP = f"{HOMES}::test_a_group_of_ones_own_may_write"
 
 HOME = (
     Mutant(
@@ -472,16 +473,37 @@ HOME = (
     Mutant(
         "a way that others can change",
         DIRECTORIES,
-        "not status.st_mode & stat.S_ISVTX and not is_open:",
-        "False:",
+        "if not status.st_mode & stat.S_ISVTX and not is_open and _is_open_to_others(path, status):",
+        "if False:",
         (f"{HOMES}::test_a_directory_that_others_may_write_to_is_refused_with_the_cure",),
     ),
     Mutant(
         "a directory that others can change",
         DIRECTORIES,
-        "    if status.st_mode & _OTHERS_MAY_WRITE:\n",
+        "    if _is_open_to_others(real, status):\n",
         "    if False:\n",
         (f"{HOMES}::test_only_what_lies_above_may_be_sticky",),
+    ),
+    Mutant(
+        "a group of others that is taken for one's own",
+        DIRECTORIES,
+        "return not _is_ours_alone(status.st_gid)",
+        "return False",
+        (OWN_GROUP,),
+    ),
+    Mutant(
+        "members of one's own group who do not count",
+        DIRECTORIES,
+        " and {*group.gr_mem} <= {user.pw_name}",
+        "",
+        (OWN_GROUP,),
+    ),
+    Mutant(
+        "an access list that lets others write",
+        DIRECTORIES,
+        "        return True  # the list may name anybody",
+        "        pass",
+        (OWN_GROUP,),
     ),
     Mutant(
         "a journal that somebody left in the cache",

@@ -89,7 +89,7 @@ def test_a_guard_that_is_missing_is_noticed(
     assert noticed.timed_out == mutant.hangs, noticed.output
     assert mutant.hangs or re.search(r"^FAILED ", noticed.output, re.MULTILINE), noticed.output
     if tried is not None:
-        assert (tried.status, tried.output.endswith("content")) == (0, True), f"it works no longer:\n{tried.output}"
+        assert (tried.status, "content" in tried.output) == (0, True), f"it works no longer:\n{tried.output}"
 
 
 def test_each_mutant_has_a_name_of_its_own_and_tests() -> None:
