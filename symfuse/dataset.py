@@ -223,6 +223,8 @@ class Dataset:
         status, guard, way = source
         if status.st_dev in self.volumes.triggers:
             status, guard = self._triggered(join(path, name) if target is None else target)
+            self.refresh()  # what was mounted there just now may be for one user alone
+            way |= keepers(self.volumes, status.st_dev)
         problem = self._problem(status, path, fd, name, target)
         if problem is not None:
             return Entry(None, problem)
@@ -279,6 +281,7 @@ class Dataset:
         """Take note of what was mounted or unmounted since."""
         if self.links.refresh():
             self.volumes.refresh()
+            self._open_devices.clear()  # numbers are used again
 
     def _name_problem(self, name: bytes, views: frozenset[bytes]) -> Kind | None:
         """Why an entry cannot be shown whatever it is, if so. `views` are the names that views are mounted on."""

@@ -156,6 +156,23 @@ def test_a_directory_above_that_is_replaced_meanwhile_shows_nothing(tmp_path: Pa
     dataset.close()
 
 
+def test_what_an_automount_shows_may_be_for_one_user_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is mounted while it is looked at: what was known of the mounts before says nothing of it."""
+    root = tree(tmp_path.resolve() / "dataset", {"automount": {"file": b""}})
+    dataset = for_all(root)
+    device = root.stat().st_dev
+    dataset.volumes.triggers = frozenset({device})
+    (seen,) = entries(dataset, root).values()
+    assert seen.mode == (root / "automount").stat().st_mode
+    was_mounted = iter([False, True])  # when the directory is listed, and when it was looked at
+    monkeypatch.setattr(dataset.links, "refresh", lambda: next(was_mounted))
+    monkeypatch.setattr(dataset.volumes, "refresh", lambda: dataset.volumes.private.update({device: 4242}))
+    (seen,) = entries(dataset, root).values()
+    assert seen.mode is not None
+    assert (seen.mode & 0o777, seen.is_narrowed) == (0o200, True)
+    dataset.close()
+
+
 def test_where_a_server_decides_each_file_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Elsewhere one answer is enough for whoever may read everything."""
     root = tree(tmp_path.resolve() / "dataset", {"a": b"a", "b": b"b"})
