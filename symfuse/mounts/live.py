@@ -36,17 +36,17 @@ def look(mount: MountEntry) -> Look:
     try:
         told = channel.ask(mount, control.STATUS)
     except (OSError, SymfuseError) as error:
-        return _unanswered(error)
+        return _unanswered(mount, error)
     return Look(State.STORE_GONE if told["missing"] else State.ALIVE, told)
 
 
-def _unanswered(error: OSError | SymfuseError) -> Look:
+def _unanswered(mount: MountEntry, error: OSError | SymfuseError) -> Look:
     if isinstance(error, NoAnswer):
         return Look(error.state, {}, error.reason, error.path_hangs)
     if isinstance(error, TimeoutError):
         return Look(State.NOT_RESPONDING, {})
     if isinstance(error, PermissionError):
-        return Look(State.ANOTHER_USER, {})
+        return Look(State.ANOTHER_USER, {}, "it is root's" if table.owner(mount) == 0 else "")
     return Look(State.UNREACHABLE, {}, str(error.strerror if isinstance(error, OSError) else error.cause))
 
 

@@ -779,7 +779,7 @@ def test_another_users_mount_is_private(symfuse_mount: MountMaker, ordinary_user
     mount = symfuse_mount(dataset, at=base / "roots mount")
     status = json.loads(ordinary_user.symfuse("status", "--json", mount.path).stdout)
     assert status["state"] == "another-user"
-    assert "another user" in ordinary_user.symfuse("status").stdout
+    assert "another-user: it is root's; ask as that user" in ordinary_user.symfuse("status").stdout
     done = ordinary_user.symfuse("umount", mount.path, check=False)
     assert done.returncode == ExitStatus.MOUNTPOINT
     assert "another user" in done.stderr
