@@ -263,7 +263,7 @@ def _first_of(candidates: list[str]) -> CacheFile | None:
             refusals.append(error)
             continue
         if refusals:
-            log.info("%s is not used (%s), but %s", candidates[0], refusals[0].strerror, directory)
+            log.info("the cache is %s: %s is not used (%s)", directory, candidates[0], refusals[0].strerror)
         return file
     _warn(candidates[0], refusals[0])
     return None

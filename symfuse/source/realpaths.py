@@ -26,7 +26,7 @@ _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | os.O_NOATIME
 #: What tells of a link where a directory was: of openat2(2), and of a walk step by step.
 NOT_REAL = frozenset({errno.ELOOP, errno.ENOTDIR})
 
-#: The same number on every machine. Source: asm-generic/unistd.h
+#: The same number everywhere but on Alpha and MIPS, where this one fails. Source: asm-generic/unistd.h
 _OPENAT2 = 437
 #: `struct open_how`: flags, mode, resolve; RESOLVE_NO_MAGICLINKS and RESOLVE_NO_SYMLINKS. Source: linux/openat2.h
 _OPEN_HOW = struct.Struct("=QQQ")

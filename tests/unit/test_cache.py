@@ -306,7 +306,7 @@ def test_a_directory_in_its_place_is_reported_and_left_alone(directory: Path, ca
     assert "something else has its name" in caplog.text
 
 
-@pytest.mark.parametrize("mode", [0o770, 0o707])
+@pytest.mark.parametrize("mode", [0o777, 0o707])
 def test_a_directory_that_others_may_write_to_is_not_trusted(
     directory: Path, mode: int, caplog: pytest.LogCaptureFixture
 ) -> None:
