@@ -6,6 +6,7 @@ in the place of a directory later; a path walk of the kernel's would then open w
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import os
@@ -201,7 +202,7 @@ class RealPaths:
     def _keep(self, path: bytes, fd: int) -> None:
         if self._strict:
             return
-        with self._lock:
+        with self._lock, contextlib.suppress(OSError):  # without a descriptor to spare it is walked again
             if path not in self._kept:
                 self._kept[path] = os.dup(fd)
             if len(self._kept) > _KEPT:

@@ -187,6 +187,22 @@ def test_a_long_path_is_walked_without_links(way: Opener, top: Path) -> None:
     paths.close()
 
 
+def test_a_directory_that_cannot_be_kept_open_is_walked_again(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There may be no descriptor to spare; none is lost by that."""
+
+    def refused(_fd: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    path, paths = deepened(top), RealPaths()
+    before = os.listdir("/proc/self/fd")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "dup", refused)
+        for _ in range(2):
+            assert paths.lstat(path + b"/file").st_size == 0
+    assert os.listdir("/proc/self/fd") == before
+    paths.close()
+
+
 def test_strict_ones_see_nothing_through_a_link(way: Opener, top: Path) -> None:
     through = os.fsencode(top / "to directory/file")
     os.symlink("file", top / "directory/to file")
