@@ -350,7 +350,7 @@ def test_what_is_swapped_while_it_is_frozen(scene: Scene, fuse: None, backend: s
     counts, began_s = Counter[str](), time.monotonic()
     with Watch(scene) as watch:
         with _swapping(scene) as swaps:
-            while counts["mounts"] < 5 or time.monotonic() < began_s + AT_LEAST_S:
+            while counts["mounts"] < 5 or not counts["content"] or time.monotonic() < began_s + AT_LEAST_S:
                 MYSELF.symfuse("mount", *WAYS[backend], "--allow-other", "--", scene.dataset, at)
                 try:
                     with _process(_LISTER, str(SOMEBODY_ELSE), str(at), str(SIZE)) as lister:
@@ -363,7 +363,6 @@ def test_what_is_swapped_while_it_is_frozen(scene: Scene, fuse: None, backend: s
         watch.check()
     print(f"{backend}: {dict(swaps)}, {dict(counts)}")
     assert swaps["swaps"] >= SWAPS
-    assert counts["content"] > 0
     assert not [result for result in counts if result.startswith("wrong")], counts
 
 
