@@ -15,8 +15,8 @@ from symfuse.stores import absent_store
 from symfuse.view import PLACE_BITS, ROOT_NODEID, View
 
 _NARROWED = (
-    "not all users who may read the source may read it here: its access control list, or a directory on the way to it, "
-    "says what a mode cannot say"
+    "some users who may read the source may not read it here: a mode cannot express its access control list, or a "
+    "closed directory on the way to it"
 )
 
 
