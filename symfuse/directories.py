@@ -151,12 +151,20 @@ def _is_open_to_others(path: str, status: os.stat_result) -> bool:
 
 
 def _is_ours_alone(gid: int) -> bool:
-    """Whether a group has no other member than us: that of the same number and name as ours."""
+    """Whether a group has no other member than us: our own, of the same name. Root's never is.
+
+    Others have root's group in the password database (sync, halt), and whoever a container runs as another user.
+    """
+    uid = os.geteuid()
+    if uid == 0:
+        return False
     try:
-        user, group = pwd.getpwuid(os.geteuid()), grp.getgrgid(gid)
+        user, group = pwd.getpwuid(uid), grp.getgrgid(gid)
     except KeyError:
         return False
-    return (group.gr_gid, group.gr_name) == (user.pw_gid, user.pw_name) and {*group.gr_mem} <= {user.pw_name}
+    if (group.gr_gid, group.gr_name) != (user.pw_gid, user.pw_name) or {*group.gr_mem} - {user.pw_name}:
+        return False
+    return all(each.pw_uid == uid for each in pwd.getpwall() if each.pw_gid == gid)
 
 
 def _anothers(path: str) -> NotOurs:

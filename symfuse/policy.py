@@ -76,7 +76,7 @@ class Finding(enum.StrEnum):
             Finding.LEAK: "one image in several splits",
             Finding.UNREAD: "not looked into, for it could not be read or changed meanwhile; it is shown",
             Finding.EMPTIED: "a directory of which all, or nearly all, is hidden",
-            Finding.NARROWED: "fewer users may read it here than at its source; symfuse why says why",
+            Finding.NARROWED: "fewer users may read it here than at its source; symfuse why explains it",
             Finding.NOT_UTF8: "a name that is not UTF-8, which ends many loaders; --non-utf8 hide hides it",
         }[self]
 

@@ -494,9 +494,24 @@ HOME = (
     Mutant(
         "members of one's own group who do not count",
         DIRECTORIES,
-        " and {*group.gr_mem} <= {user.pw_name}",
+        " or {*group.gr_mem} - {user.pw_name}",
         "",
         (OWN_GROUP,),
+    ),
+    Mutant(
+        "users whose own group is one's own and who do not count",
+        DIRECTORIES,
+        "return all(each.pw_uid == uid for each in pwd.getpwall() if each.pw_gid == gid)",
+        "return True",
+        (OWN_GROUP,),
+    ),
+    Mutant(
+        "root's group that is taken for root's alone",
+        DIRECTORIES,
+        "    uid = os.geteuid()\n    if uid == 0:\n        return False\n",
+        "    uid = os.geteuid()\n",
+        (f"{HOMES}::test_roots_group_is_never_roots_alone",),
+        by_root=True,
     ),
     Mutant(
         "an access list that lets others write",

@@ -7,6 +7,7 @@ import os
 import pwd
 import stat
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -37,10 +38,23 @@ def test_links_of_ones_own_are_followed(tmp_path: Path) -> None:
         made(str(tmp_path / "loop/x"))
 
 
-def has_a_group(monkeypatch: pytest.MonkeyPatch, name: str, members: list[str]) -> None:
-    """What the databases say of us, and of the group of all that we make."""
-    us = pwd.struct_passwd(("alice", "x", os.geteuid(), os.getegid(), "", "/home/alice", "/bin/sh"))
+#: Root cannot have such a group, but may act as if it were somebody: its directories are trusted all the same.
+SOMEBODY = os.geteuid() or 4242
+
+
+def has_a_group(
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    members: list[str],
+    *,
+    uid: int = SOMEBODY,
+    others: Sequence[pwd.struct_passwd] = (),
+) -> None:
+    """What the databases say of us, of the group of all that we make, and of other users."""
+    us = pwd.struct_passwd(("alice", "x", uid, os.getegid(), "", "/home/alice", "/bin/sh"))
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
     monkeypatch.setattr(pwd, "getpwuid", lambda _uid: us)
+    monkeypatch.setattr(pwd, "getpwall", lambda: [us, *others])
     monkeypatch.setattr(grp, "getgrgid", lambda gid: grp.struct_group((name, "x", gid, members)))
 
 
@@ -57,12 +71,25 @@ def test_a_group_of_ones_own_may_write(tmp_path: Path, monkeypatch: pytest.Monke
         has_a_group(monkeypatch, name, members)
         with pytest.raises(NotOurs):
             made(str(wanted))
+    bob = pwd.struct_passwd(("bob", "x", SOMEBODY + 1, os.getegid(), "", "/home/bob", "/bin/sh"))
+    has_a_group(monkeypatch, "alice", [], others=[bob])
+    with pytest.raises(NotOurs):
+        made(str(wanted))
     has_a_group(monkeypatch, "alice", [])
     nobody_named = 0xFFFFFFFF
     bob_may_write = [(0x01, 7, nobody_named), (0x02, 7, 12345), (0x04, 7, nobody_named), (0x10, 7, nobody_named)]
     os.setxattr(wanted, "system.posix_acl_access", encoded([*bob_may_write, (0x20, 5, nobody_named)]))
     with pytest.raises(NotOurs):
         made(str(wanted))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root's directories are root's to make")
+def test_roots_group_is_never_roots_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache").chmod(0o775)
+    has_a_group(monkeypatch, "alice", [], uid=0)
+    with pytest.raises(NotOurs):
+        made(str(tmp_path / "cache"))
 
 
 @pytest.mark.parametrize("where", ["above", "itself"])
