@@ -72,13 +72,13 @@ class Content:
         """A descriptor of what lies where the source was; the caller's to verify and to close. Errors: as `read`."""
         for wait_s in _WAITS_S:
             try:
-                return self._dataset.open(file.directory, file.name, is_link=file.is_link)
+                return self._dataset.open(file.directory, file.name, is_link=file.is_link, was=file.identity)
             except OSError as error:
                 if error.errno not in (errno.EMFILE, errno.ENFILE):
                     raise
             self._idle.close()  # whoever reads now needs a descriptor more than whoever may come back
             time.sleep(wait_s)  # for other readers' descriptors
-        return self._dataset.open(file.directory, file.name, is_link=file.is_link)
+        return self._dataset.open(file.directory, file.name, is_link=file.is_link, was=file.identity)
 
     def close(self) -> None:
         """Close every descriptor of a source."""

@@ -15,9 +15,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
+from symfuse.access import proof
 from symfuse.access.grants import Guard, is_narrowed, shown_mode
 from symfuse.access.mounter import Mounter, may_all, needed
-from symfuse.access.ways import Ways, excused, guard_of, keepers
+from symfuse.access.ways import Roots, Ways, guard_of, keepers
 from symfuse.errors import SourceError
 from symfuse.links import NAME_MAX, Hop, Links, Neighbours, Unresolvable, join, kind_of, with_slash
 from symfuse.policy import DirLinks, DotEntries, Kind, NonUtf8, Outside, Policy
@@ -83,11 +84,11 @@ class Dataset:
         #: path into our own mount and must be refused at once.
         self.callers: set[int] = set()
         allowed: tuple[bytes, ...] | None = None
-        self._excused: frozenset[bytes] = frozenset()  # `ways.Ways`
+        self._roots = Roots(self.root, ())
         if confined or policy.outside is Outside.HIDE:
             allowed_roots = [os.path.realpath(path) for path in policy.allow_roots]
             allowed = tuple(with_slash(path) for path in (self.root, *allowed_roots))
-            self._excused = excused(self.root, allowed_roots)
+            self._roots = Roots(self.root, tuple(allowed_roots))
         self.links = Links(mountpoint=mountpoint, allowed=allowed)
         self.volumes = Volumes()
         #: True when users other than whoever mounts may look.
@@ -124,19 +125,23 @@ class Dataset:
 
     # -- listing ------------------------------------------------------------------------------------------------
 
-    def identity(self, found: Identity) -> Identity:
-        """What a source was, in the way that it has to be compared: with care where others may look."""
-        return Guarded(*found) if self.is_shared else found
+    def identity(self, found: Identity, shown_mode: int) -> Identity:
+        """What a source was that is shown with a mode, as it has to be compared: with care where others may look."""
+        return Guarded.by(found, shown_mode) if self.is_shared else found
 
-    def names(self, path: bytes) -> tuple[Identity, list[Name]]:
+    def names(self, path: bytes, was: Identity | None = None) -> tuple[Identity, list[Name]]:
         """The names in one directory in byte order, without . and .., and which directory it was that had them.
 
-        Errors: OSError.
+        `was` is what it was when it was found. Errors: OSError; ESTALE when others may look, and it is another one now.
         """
         for wait_s in (*_WAITS_S, None):
             try:
                 with self._opened(path) as fd:
-                    return self.identity(Identity.of(os.fstat(fd))), _names(fd)
+                    listed = Identity.of(status := os.fstat(fd))
+                    if isinstance(was, Guarded):
+                        proof.check(fd, status, was, self.volumes)
+                        _require_same(path, was, listed)
+                    return listed, _names(fd)
             except OSError as error:
                 if wait_s is None or error.errno not in _TRANSIENT:
                     raise
@@ -157,8 +162,10 @@ class Dataset:
         views = self.links.views_in(path)
         waits = iter(range(_WAITED_FOR))
         with self._opened(path) as fd, self._looking(path, fd) as look:
-            if not listed.is_directory(Identity.of(os.fstat(fd))):
-                raise OSError(errno.ESTALE, "directory was replaced", path)
+            status = os.fstat(fd)
+            _require_same(path, listed, Identity.of(status))
+            if self.is_shared:
+                proof.check_inode(fd, status, listed, self.volumes)
             for name, is_link in names:
                 if name[0] == _DOT or name in views or len(name) > NAME_MAX or not name.isascii():
                     problem = self._name_problem(name, views)
@@ -190,7 +197,7 @@ class Dataset:
     def _looking(self, path: bytes, fd: int) -> Iterator[Look]:
         """A function that looks at names of one open directory, for one thread."""
         if self.is_shared:
-            with Ways(self.links.paths, self.volumes, self._excused, path, fd) as ways:
+            with Ways(self.links.paths, self.volumes, self._roots, path, fd) as ways:
                 yield functools.partial(self._look_for_all, path, fd, ways)
         else:
             with Neighbours(self.links, path) as neighbours:
@@ -331,15 +338,22 @@ class Dataset:
             return False
         return True
 
-    def open(self, directory: bytes, name: bytes, *, is_link: bool) -> int:
+    def open(self, directory: bytes, name: bytes, *, is_link: bool, was: Identity | None = None) -> int:
         """A descriptor of the source behind an entry, opened for reading; not yet verified, see `source/reader.py`.
 
-        Errors: OSError; ESTALE when the source, or the way to it, is gone.
+        Errors: OSError; ESTALE when the source, or the way to it, is gone, or closed to others who may look.
         """
         thread = threading.get_native_id()
         self.callers.add(thread)
         try:
-            return self._open_linked(directory, name) if is_link else self._open(join(directory, name))
+            fd = self._open_linked(directory, name) if is_link else self._open(join(directory, name))
+            if isinstance(was, Guarded):
+                try:
+                    self._prove(fd, directory, name, was, is_link=is_link)
+                except BaseException:
+                    os.close(fd)
+                    raise
+            return fd
         except Unresolvable as problem:
             raise OSError(errno.ESTALE, f"source changed: {problem}") from problem
         except OSError as error:
@@ -348,6 +362,17 @@ class Dataset:
             raise
         finally:
             self.callers.discard(thread)
+
+    def _prove(self, fd: int, directory: bytes, name: bytes, was: Guarded, *, is_link: bool) -> None:
+        """What an entry's descriptor has open is open to all who are let in. Errors: OSError ESTALE; Unresolvable."""
+        status = os.fstat(fd)
+        if proof.check(fd, status, was, self.volumes) or (status.st_ino == was.ino and not is_link):
+            return
+        with self._opened(directory) as directory_fd, self._looking(directory, directory_fd) as look:
+            entry = look(name, is_link)
+        if entry.status is None or not os.path.samestat(entry.status, status):
+            raise OSError(errno.ESTALE, "source changed: another file")
+        proof.require_covered(was, entry.mode or 0)
 
     def _open_linked(self, directory: bytes, name: bytes) -> int:
         """The source behind a link. Most need one readlink and one open. Errors: Unresolvable, OSError."""
@@ -386,6 +411,12 @@ class Dataset:
             return reopened(found)
         finally:
             os.close(found)
+
+
+def _require_same(path: bytes, was: Identity, found: Identity) -> None:
+    """Errors: OSError ESTALE when the directory that was found is another than before."""
+    if not was.is_directory(found):
+        raise OSError(errno.ESTALE, "directory was replaced", path)
 
 
 def is_utf8(name: bytes) -> bool:

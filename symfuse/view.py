@@ -242,21 +242,19 @@ class View:
         """The directory's table from disk; from memory when another link to the same source was listed before."""
         table = self._shared.get(directory.path) if directory.repeats else None
         if table is None:
-            listed, names = self.dataset.names(directory.path)
+            listed, names = self.dataset.names(directory.path, self._found_as(directory))
             table = Table(names, listed)
-        if self.dataset.is_shared and not self._frozen_as(directory).is_directory(table.listed):
-            # Others are judged by the mode that was frozen, which must not open another directory.
-            raise OSError(errno.ESTALE, "directory was replaced", directory.path)
         return table
 
-    def _frozen_as(self, directory: Directory) -> Identity:
+    def _found_as(self, directory: Directory) -> Identity:
         """What a directory was when it was found."""
         if directory.parent is None:
-            return self.dataset.identity(Identity.of(self._root_status))
+            return self.dataset.identity(Identity.of(self._root_status), self._root_mode)
         table = self._tables[directory.parent.number]
         assert table is not None, "a child of an unfrozen directory"
         row = table.fields(directory.place)
-        return self.dataset.identity(identity_of(self._traits[row[6]], row))
+        trait = self._traits[row[6]]
+        return self.dataset.identity(identity_of(trait, row), trait.mode)
 
     def _freeze(self, directory: Directory, table: Table, place: int) -> None:
         """Freeze the chunk of a table that holds a place, if it is not."""
@@ -684,7 +682,7 @@ class View:
         trait = self._traits[row.trait]
         if stat.S_ISDIR(trait.mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        identity = self.dataset.identity(identity_of(trait, row))
+        identity = self.dataset.identity(identity_of(trait, row), trait.mode)
         return File(directory.path, table.name(place), trait.is_link, identity)
 
     def is_narrowed(self, nodeid: int) -> bool:

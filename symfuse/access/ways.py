@@ -12,12 +12,13 @@ import errno
 import os
 import stat
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import NamedTuple
 
 from symfuse.access import grants
 from symfuse.access.grants import FREE, Guard, Way
+from symfuse.mountinfo import is_within
 from symfuse.source.realpaths import LOOK, LOOK_INTO, RealPaths
 from symfuse.source.volumes import Volumes
 
@@ -43,18 +44,42 @@ class _Kept(NamedTuple):
     sticky_owner: int | None  # of a directory that everybody may write, where nobody may rename what is another's
 
 
+class Roots(NamedTuple):
+    """Where links may lead: the view's own root, and the directories that are allowed besides; real paths.
+
+    What lies above each does not count for what lies below it: whoever names a directory for others has opened the way
+    there. Nor does the view's own root, which everybody has passed.
+    """
+
+    view: bytes
+    allowed: tuple[bytes, ...]
+
+    def innermost(self, path: bytes) -> bytes | None:
+        """The root that a path lies in, of several the deepest."""
+        return max((root for root in (self.view, *self.allowed) if is_within(path, root)), key=len, default=None)
+
+    def counted(self, path: bytes) -> list[bytes]:
+        """The directories that count for what lies in a directory: that one and those above it, the nearest first."""
+        root = self.innermost(path)
+        if root is None:  # it was only passed through: on the way to a root, or on a detour
+            excused = {above for each in (self.view, *self.allowed) for above in _above(each)}
+            return [each for each in (path, *_above(path)) if each not in excused]
+        chain = [path, *_above(path)]
+        return chain[: chain.index(root) + (root != self.view)]
+
+
 class Ways:
     """Looks at sources by descriptors, for a reader who has come to one directory. For one thread, and not for long.
 
     `start` is that directory's real path, `fd` has it open. Whoever has come there has passed those above it: on the
-    view's own way there, or behind a link that took them into account. The directories `excused` do not count either.
+    view's own way there, or behind a link that took them into account.
     """
 
-    def __init__(self, paths: RealPaths, volumes: Volumes, excused: Set[bytes], start: bytes, fd: int) -> None:
+    def __init__(self, paths: RealPaths, volumes: Volumes, roots: Roots, start: bytes, fd: int) -> None:
         self._paths = paths
         self._volumes = volumes
-        self._excused = excused
-        self._passed = {above: number for number, above in enumerate((start, *_above(start)))}
+        self._roots = roots
+        self._passed = {above: number for number, above in enumerate(roots.counted(start))}
         self._come_by = [fd]  # those of `_passed`, as far as they were asked for
         self._start = start, _Kept(fd, FREE, _sticky_owner(os.fstat(fd)))
         self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
@@ -82,8 +107,8 @@ class Ways:
         Errors: OSError.
         """
         way = FREE.union(*(self._directory(detour).way for detour in detours))
-        if path == b"/":
-            fd = os.open(path, LOOK_INTO)
+        if path in (self._roots.view, *self._roots.allowed):  # all above it is excused
+            fd = self._paths.open(path, LOOK_INTO)
         else:
             kept = self._directory(os.path.dirname(path))
             way |= kept.way
@@ -106,6 +131,7 @@ class Ways:
 
     def _source(self, fd: int, way: Way) -> Source:
         status = os.fstat(fd)
+        self._volumes.is_stable(fd, status.st_dev)  # which remembers those that are not
         return Source(status, guard_of(fd, status), way | keepers(self._volumes, status.st_dev))
 
     def _directory(self, path: bytes) -> _Kept:
@@ -125,16 +151,14 @@ class Ways:
         return self._kept[path]
 
     def _climb(self, fd: int, path: bytes) -> Way:
-        """The guards of a directory and of those above it, up to what is excused, or was passed.
+        """The guards of a directory and of those above it that count, up to what was passed.
 
         By `..` and not by path: a directory that is above stays above, whatever is renamed meanwhile.
         Errors: OSError; ESTALE when what is above is not what the path says.
         """
         guards: list[Guard] = []
         with contextlib.ExitStack() as opened:
-            for above in (path, *_above(path)):
-                if above in self._excused:
-                    break
+            for above in self._roots.counted(path):
                 if above != path:
                     fd = os.open(b"..", LOOK_INTO, dir_fd=fd)
                     opened.close()  # one at a time, however deep it is
@@ -152,15 +176,6 @@ class Ways:
             self._come_by.append(os.open(b"..", LOOK_INTO, dir_fd=self._come_by[-1]))
         if not os.path.samestat(os.fstat(fd), os.fstat(self._come_by[self._passed[path]])):
             raise OSError(errno.ESTALE, "a directory on the way was replaced", path)
-
-
-def excused(root: bytes, allowed_roots: Iterable[bytes]) -> frozenset[bytes]:
-    """The directories that do not count, of a view of `root` whose links may lead into `allowed_roots`; real paths.
-
-    Those above them: whoever names a directory for others has opened the way there. And the view's own root, which
-    everybody has passed.
-    """
-    return frozenset({root, *(above for each in (root, *allowed_roots) for above in _above(each))})
 
 
 def _sticky_owner(directory: os.stat_result) -> int | None:

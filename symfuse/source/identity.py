@@ -94,11 +94,19 @@ class Identity(NamedTuple):
 
 
 class Guarded(Identity):
-    """What a source was that others than whoever mounts may read: the permissions that are shown are those it had then.
+    """What a source was that others than whoever mounts may read: owner, group and mode must be what they were.
 
-    Owner, group and mode must be what they were. All else can be forged by whoever may write to the dataset: sizes and
-    modification times can be set, and what changes within one tick of the kernel's clock gets one change time.
+    `shown` is the mode that they are judged by (`access/proof.py`).
     """
+
+    shown: int = 0
+
+    @classmethod
+    def by(cls, identity: Identity, shown: int) -> Guarded:
+        """The same identity, for those who are judged by a mode."""
+        guarded = cls(*identity)
+        guarded.shown = shown
+        return guarded
 
     def is_of(self, status: os.stat_result) -> bool:
         return super().is_of(status) and self._has_permissions_of(Identity.of(status))

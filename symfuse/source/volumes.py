@@ -25,6 +25,8 @@ _LOCAL = frozenset(
         *(b"tmpfs", b"ramfs", b"squashfs", b"erofs", b"iso9660", b"udf", b"vfat", b"exfat"),
     }
 )
+#: Those whose inode numbers never change while a file lives. An overlay's may, where its layers are on several disks.
+_STABLE = _NUMBERED - {b"overlay"}
 _AUTOFS = b"autofs"
 
 
@@ -35,6 +37,8 @@ class Volumes:
         self._types: dict[int, bytes] = {}
         #: Devices of automount triggers: what is seen of them without opening them is not what they show.
         self.triggers: frozenset[int] = frozenset()
+        #: Devices that were asked for and whose inode numbers are not stable. Never forgotten.
+        self.movable: set[int] = set()
         #: FUSE file systems that one user alone may look at, and who that is.
         self.private: dict[int, int] = {}
         self.refresh()
@@ -53,6 +57,13 @@ class Volumes:
     def has_numbered(self, fd: int, device: int) -> bool:
         """As `is_numbered`, for the device of an open file."""
         return self._type(fd, device) in _NUMBERED
+
+    def is_stable(self, fd: int, device: int) -> bool:
+        """True when a file on a device, which an open file lies on, has the same inode number as long as it lives."""
+        if self._type(fd, device) in _STABLE:
+            return True
+        self.movable.add(device)
+        return False
 
     def is_local(self, device: int, path: bytes) -> bool:
         """True when this kernel alone decides who may read on a device. `path` is as above."""

@@ -6,6 +6,7 @@ import logging
 import os
 import random
 import stat
+import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -26,8 +27,10 @@ from symfuse.links import Links
 from symfuse.nodes import Node
 from symfuse.policy import Dedup, Kind, Policy, SameBy
 from symfuse.source.identity import Identity
+from symfuse.source.volumes import Volumes
 from symfuse.view import ROOT_NODEID, View
 from tests.support.invariants import check
+from tests.support.readers import encoded
 from tests.support.trees import Entry, Name, attributes, fifo, hardlink, link, tree
 
 MESS: dict[Name, Entry] = {
@@ -577,7 +580,7 @@ def test_where_others_may_look_no_directory_is_listed_under_the_mode_of_another(
         assert node is not None
         assert stat.S_IMODE(node.mode) == 0o555
         exchange(root / "open", root / "closed")
-        with pytest.raises(OSError, match="was replaced") as failure:
+        with pytest.raises(OSError, match="closed to some who may read it here") as failure:
             list(view.listing(node.nodeid))
         assert failure.value.errno == errno.ESTALE
 
@@ -607,3 +610,143 @@ def test_where_others_may_look_a_directory_on_the_way_cannot_be_exchanged(
         view.freeze_all()
         assert b"open/train/1.png" not in {path for path, _node in walk(view)}
         assert view.progress().hidden == {Kind.UNREADABLE: 1}
+
+
+def twins(one: Path, other: Path) -> None:
+    """Give two files of equal size the same modification and change time, as all have that change in one tick."""
+    for _ in range(1000):
+        for path in (one, other):
+            os.utime(path, ns=(1, 1))
+        if one.stat().st_ctime_ns == other.stat().st_ctime_ns:
+            return
+    pytest.fail("no two files were changed in one tick")
+
+
+def nodeid_at(view: View, path: str) -> int:
+    return at(view, os.fsencode(path)).nodeid
+
+
+def is_stale(view: View, nodeid: int) -> bool:
+    try:
+        view.read(nodeid, 0, 100)
+    except OSError as error:
+        assert error.errno == errno.ESTALE
+        return True
+    return False
+
+
+STORE: dict[Name, Entry] = {
+    "open": {"a.png": b"open  "},
+    "closed": attributes({"a.png": b"secret"}, mode=0o700),
+    "link.png": link("open/a.png"),
+}
+
+
+@pytest.mark.parametrize("are_stable", [True, False])
+def test_where_others_may_look_a_link_leads_to_no_twin_in_a_closed_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, are_stable: bool
+) -> None:
+    """Equal size, times, owner and mode do not make it the file that is shown; nor do numbers that may move."""
+    root = tree(tmp_path / "dataset", STORE)
+    twins(root / "open/a.png", root / "closed/a.png")
+    if not are_stable:
+        monkeypatch.setattr(Volumes, "is_stable", lambda *_: False)
+    with contextlib.closing(View(Dataset(os.fsencode(root), Policy(), confined=True))) as view:
+        nodeid = nodeid_at(view, "link.png")
+        assert view.read(nodeid, 0, 100) == b"open  "
+        (root / "link.png").unlink()
+        (root / "link.png").symlink_to("closed/a.png")
+        assert is_stale(view, nodeid)
+        (root / "link.png").unlink()
+        (root / "link.png").symlink_to("open/a.png")
+        assert view.read(nodeid, 0, 100) == b"open  "
+
+
+def test_where_others_may_look_a_file_has_no_twin_in_an_exchanged_directory(tmp_path: Path) -> None:
+    root = tree(tmp_path / "dataset", STORE)
+    twins(root / "open/a.png", root / "closed/a.png")
+    with contextlib.closing(View(Dataset(os.fsencode(root), Policy(), confined=True))) as view:
+        nodeid = nodeid_at(view, "open/a.png")
+        exchange(root / "open", root / "closed")
+        assert is_stale(view, nodeid)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a second file system")
+def test_where_others_may_look_no_file_system_lies_about_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who serves a FUSE file system can say of a file all that is said of another's; tmpfs stands for it here."""
+    root = tree(tmp_path / "dataset", {**STORE, "liar": {}, "link.png": link("liar/a.png")})
+    subprocess.run(["mount", "-t", "tmpfs", "none", root / "liar"], check=True)
+    try:
+        (root / "liar/a.png").write_bytes(b"forged")
+        twins(root / "liar/a.png", root / "open/a.png")
+        numbers = Volumes.is_stable
+        liar = os.stat(root / "liar").st_dev
+
+        def is_stable(volumes: Volumes, fd: int, device: int) -> bool:
+            if device == liar:
+                volumes.movable.add(device)
+            return device != liar and numbers(volumes, fd, device)
+
+        monkeypatch.setattr(Volumes, "is_stable", is_stable)
+        inode = os.stat(root / "open/a.png").st_ino
+        with contextlib.closing(View(Dataset(os.fsencode(root), Policy(), confined=True))) as view:
+            nodeid = nodeid_at(view, "link.png")
+            assert view.read(nodeid, 0, 100) == b"forged"
+            forge = view.dataset.identity
+
+            def forged(found: Identity, shown: int) -> Identity:
+                return forge(found._replace(ino=inode), shown)
+
+            monkeypatch.setattr(view.dataset, "identity", forged)
+            (root / "link.png").unlink()
+            (root / "link.png").symlink_to("open/a.png")
+            assert is_stale(view, nodeid)
+    finally:
+        subprocess.run(["umount", root / "liar"], check=True)
+
+
+def give_acl(path: Path) -> None:
+    """Deny a user whom nothing else names."""
+    mode = path.stat().st_mode
+    entries = [(0x01, mode >> 6 & 7, -1), (0x02, 0, 5), (0x04, mode >> 3 & 7, -1), (0x10, 5, -1), (0x20, mode & 7, -1)]
+    os.setxattr(path, "system.posix_acl_access", encoded([(tag, bits, who & 0xFFFFFFFF) for tag, bits, who in entries]))
+
+
+def test_where_others_may_look_an_access_list_that_came_later_counts(tmp_path: Path) -> None:
+    """Also where another name that went away explains the change time, and for directories that are not listed yet."""
+    root = tree(tmp_path / "dataset", {"a.png": b"a", "again.png": hardlink("a.png"), "class": {"b.png": b"b"}})
+    with contextlib.closing(View(Dataset(os.fsencode(root), Policy(), confined=True))) as view:
+        nodeid, class_nodeid = nodeid_at(view, "a.png"), nodeid_at(view, "class")
+        give_acl(root / "a.png")
+        (root / "again.png").unlink()
+        assert is_stale(view, nodeid)
+        give_acl(root / "class")
+        with pytest.raises(OSError, match="closed to some"):
+            list(view.listing(class_nodeid))
+
+
+@pytest.mark.parametrize(
+    ("dataset", "allowed", "text"),
+    [
+        ("data/set", ["data", "data/alice/images"], "../alice/diary.png"),  # beside another directory that is named
+        ("data/alice/set", ["data"], "../diary.png"),  # above the dataset
+    ],
+)
+def test_where_others_may_look_what_is_named_opens_the_way_to_itself_alone(
+    tmp_path: Path, dataset: str, allowed: list[str], text: str
+) -> None:
+    """Whoever names a directory for others opens the way to what is in it, and to nothing beside it."""
+    tree(
+        tmp_path,
+        {"data": {"alice": {"images": {"a.png": b"a"}, "set": {}, "diary.png": b"secret"}, "set": {}}},
+    )
+    (tmp_path / dataset / "link.png").symlink_to(text)
+    (tmp_path / dataset / "image.png").symlink_to(tmp_path / "data/alice/images/a.png")
+    (tmp_path / "data/alice").chmod(0o700)
+    policy = Policy(allow_roots=tuple(os.fsencode(tmp_path / each) for each in allowed))
+    view = View(Dataset(os.fsencode(tmp_path / dataset), policy, confined=True))
+    with contextlib.closing(view):
+        assert stat.S_IMODE(at(view, b"link.png").mode) & 0o044 == 0
+        assert (stat.S_IMODE(at(view, b"image.png").mode) & 0o044 != 0) == ("data/alice/images" in allowed)
