@@ -620,6 +620,7 @@ SOURCES = (
 CONFINE = "symfuse/identity/confine.py"
 WORKER = "symfuse/identity/worker.py"
 ATTACKS = "tests/unit/test_confine.py::test_nothing_that_a_decoder_has_no_use_for_succeeds"
+SHARED = "tests/unit/test_confine.py::test_what_others_share_with_each_other_is_out_of_reach"
 DECODER = "symfuse/identity/decoder.py"
 NEEDS = "tests/unit/test_decoder.py::test_a_worker_has_what_it_needs_and_no_more"
 ANSWERS = "tests/unit/test_decoder.py::test_a_file_that_ends_its_worker_costs_its_own_verdict_only"
@@ -671,6 +672,27 @@ DECODERS = (
         '("seccomp", _filter_system_calls)',
         '("seccomp", lambda: None)',
         (f"{ATTACKS}[root]",),
+    ),
+    Mutant(
+        "a decoder that may use what others share",
+        CONFINE,
+        "shmget 29 194       shmat 30 196          shmctl 31 195          shmdt 67 197\n",
+        "shmget 29 194\n",
+        (f"{SHARED}[root]", f"{SHARED}[user]"),
+    ),
+    Mutant(
+        "a decoder that may remove queues",
+        CONFINE,
+        "mq_unlink 241 181 ",
+        "",
+        (f"{SHARED}[user]",),
+    ),
+    Mutant(
+        "a decoder that may do what was not known yet",
+        CONFINE,
+        "    yield from _if(_AT_LEAST, _UNKNOWN, [_denied(errno.ENOSYS)])  # as an older kernel says\n",
+        "",
+        ("tests/unit/test_confine.py::test_the_filter_refuses_what_nobody_has_judged",),
     ),
     Mutant("a decoder with the variables of its user", DECODER, "return kept |", "return dict(os.environ) |", (NEEDS,)),
     Mutant("a decoder in its user's directory", DECODER, 'cwd="/"', "cwd=None", (NEEDS,)),

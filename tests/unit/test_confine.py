@@ -6,10 +6,12 @@ itself says of them.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -105,7 +107,57 @@ def thread():
     it.start()
     it.join()
 
+def numbered(on_x86_64, elsewhere, *arguments):
+    """A system call that may lack a function in libc."""
+    call("syscall", on_x86_64 if os.uname().machine == "x86_64" else elsewhere, *arguments)
+
+def attach(id):
+    libc.shmat.restype = ctypes.c_void_p
+    address = libc.shmat(id, None, 0)
+    if address == ctypes.c_void_p(-1).value:
+        raise OSError(ctypes.get_errno(), "shmat")
+    ctypes.memmove(address, b"x", 1)
+
+def room():
+    """Where the kernel may write."""
+    return ctypes.create_string_buffer(4096)
+
+def on_ipc(attack):
+    return lambda id: attack(int(id))
+
+ONE_MORE = struct.pack("HhH", 0, 1, 0)  # struct sembuf
+MESSAGE = struct.pack("l8s", 1, b"x")
+
 ATTACKS = {
+    "attach": on_ipc(attach),
+    "look at segment": on_ipc(lambda id: call("shmctl", id, 2, room())),  # IPC_STAT
+    "remove segment": on_ipc(lambda id: call("shmctl", id, 0, None)),  # IPC_RMID
+    "detach": lambda: call("shmdt", None),
+    "raise semaphore": on_ipc(lambda id: call("semop", id, ONE_MORE, 1)),
+    "raise semaphore in time": on_ipc(lambda id: call("semtimedop", id, ONE_MORE, 1, struct.pack("ll", 1, 0))),
+    "set semaphore": on_ipc(lambda id: call("semctl", id, 0, 16, 7)),  # SETVAL
+    "remove semaphore": on_ipc(lambda id: call("semctl", id, 0, 0, 0)),
+    "send": on_ipc(lambda id: call("msgsnd", id, MESSAGE, 8, 0o4000)),  # IPC_NOWAIT
+    "receive": on_ipc(lambda id: call("msgrcv", id, room(), 8, 0, 0o4000)),
+    "remove queue": on_ipc(lambda id: call("msgctl", id, 0, None)),
+    "make segment": lambda: call("shmget", 0, 4096, 0o600),
+    "remove posix queue": lambda name: numbered(241, 181, name[1:].encode()),  # libc changes the error
+    "kernel log": lambda: call("klogctl", 10, None, 0),  # SYSLOG_ACTION_SIZE_BUFFER
+    "go": os.chdir,
+    "read link": lambda: os.readlink("/proc/self"),
+    "getxattr": lambda path: os.getxattr(path, "user.kept"),
+    "listxattr": os.listxattr,
+    "getxattrat": lambda path: call("syscall", 464, -100, path.encode(), 0, b"user.kept", room(), 16),
+    "open tree": lambda path: call("syscall", 467, -100, path.encode(), 0, None, 0),
+    "mounts": lambda: call("syscall", 458, struct.pack("=IIQQQ", 32, 0, (1 << 64) - 1, 0, 0), room(), 8, 0),
+    "quota": lambda: numbered(179, 60, 0x80000100, None, 0, None),  # Q_SYNC
+    "sync": lambda: numbered(162, 81),
+    "memory file": lambda: os.memfd_create("x"),
+    "asynchronous": lambda: numbered(206, 0, 1, room()),
+    "share a core": lambda pid: call("prctl", 62, 2, int(pid), 0, None),  # PR_SCHED_CORE
+    "debuggable": lambda: call("prctl", 4, 1, 0, 0, 0),  # PR_SET_DUMPABLE
+    "handle": lambda: numbered(304, 265, -10002, struct.pack("IIQ", 8, 0, 1), 0),  # of a process: FD_PIDFS_ROOT
+    "newer": lambda: call("syscall", 470, None, None, 0, 0),
     "unlink": os.unlink,
     "read": lambda path: open(path, "rb").read(1),
     "create": lambda path: os.open(path, os.O_CREAT | os.O_WRONLY),
@@ -157,6 +209,9 @@ ON_DESCRIPTOR = {
     "flock": lambda fd: fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB),
     "lock": lambda fd: fcntl.lockf(fd, fcntl.LOCK_SH | fcntl.LOCK_NB),
     "flags": lambda fd: fcntl.ioctl(fd, 0x40086602, bytes(8)),  # FS_IOC_SETFLAGS
+    "fsync": os.fsync,
+    "fgetxattr": lambda fd: os.getxattr(fd, "user.x"),
+    "policy": lambda fd: numbered(237, 235, ctypes.c_void_p(0), 0, 0, None, 0, 0),
 }
 
 def examine(fd):
@@ -222,6 +277,7 @@ def room(user: User, tmp_path: Path) -> Path:
     """A directory where that user may do anything, with a file `victim` and the hostile worker."""
     room = user.home if user.uid is not None else tmp_path
     (room / "victim").write_text("victim")
+    os.setxattr(room / "victim", "user.kept", b"kept")
     (room / "hostile.py").write_text(HOSTILE)
     return user.owns(room)
 
@@ -299,7 +355,10 @@ def test_nothing_that_a_decoder_has_no_use_for_succeeds(user: User, room: Path, 
             "ask_for 1",
         ),
         *("run", "fork", "exec", "ptrace PARENT", "write_memory PARENT", "namespace", "root", "raise", "mount"),
-        *("keyctl", "ring", "bpf"),
+        *("keyctl", "ring", "bpf", "asynchronous", "handle", "debuggable", "share_a_core PARENT"),
+        *("kernel_log", "go /", "read_link", "mounts", "quota", "sync", "memory_file", "newer"),
+        *(f"{word} {victim}" for word in ("getxattr", "listxattr", "getxattrat", "open_tree")),
+        *("fsync", "fgetxattr", "policy"),
         *("write", "map", "fchmod", "futimens", "fsetxattr", "ftruncate", "flock", "lock", "flags"),
     ]
     became, said = attacks(user, room, *orders)
@@ -308,6 +367,148 @@ def test_nothing_that_a_decoder_has_no_use_for_succeeds(user: User, room: Path, 
     after = victim.stat()
     assert (after.st_mode, after.st_mtime_ns, after.st_size) == (before.st_mode, before.st_mtime_ns, before.st_size)
     assert sorted(os.listdir(room))[-1] == "victim"
+
+
+#: Makes a segment, a semaphore, a queue with a message, and a POSIX queue, with a mode and a name that are given.
+MAKE_IPC = """
+import ctypes, os, struct, sys
+libc, mode, name = ctypes.CDLL(None, use_errno=True), int(sys.argv[1]), sys.argv[2].encode()
+segment, semaphore, queue = libc.shmget(0, 4096, mode), libc.semget(0, 1, mode), libc.msgget(0, mode)
+libc.shmat.restype = ctypes.c_void_p
+ctypes.memmove(libc.shmat(segment, None, 0), b"kept", 4)
+assert libc.msgsnd(queue, struct.pack("l4s", 1, b"kept"), 4, 0) == 0
+os.umask(0)
+assert libc.mq_open(name, os.O_CREAT | os.O_RDWR, mode, None) >= 0
+print(segment, semaphore, queue)
+"""
+#: What is left of them, as text, and nothing afterwards.
+END_IPC = """
+import ctypes, sys
+libc, (segment, semaphore, queue) = ctypes.CDLL(None, use_errno=True), map(int, sys.argv[1:4])
+libc.shmat.restype = ctypes.c_void_p
+message = ctypes.create_string_buffer(16)
+print(ctypes.string_at(libc.shmat(segment, None, 0), 4).decode(), libc.semctl(semaphore, 0, 12, 0))
+print(libc.msgrcv(queue, message, 4, 0, 0o4000), message.raw[8:12].decode(), libc.mq_unlink(sys.argv[4].encode()))
+print(libc.shmctl(segment, 0, None), libc.semctl(semaphore, 0, 0, 0), libc.msgctl(queue, 0, None))
+"""
+
+
+def test_what_others_share_with_each_other_is_out_of_reach(user: User, room: Path) -> None:
+    """System V IPC, whose numbers can be guessed, and POSIX queues: the decoder's user may do anything to them."""
+    made = f"/symfuse-test-{os.getpid()}"
+    segment, semaphore, queue = user.script(MAKE_IPC, str(0o666 if user.uid is None else 0o600), made).stdout.split()
+    orders = [
+        *(f"{word} {segment}" for word in ("attach", "look_at_segment", "remove_segment")),
+        *(f"{word} {semaphore}" for word in ("raise_semaphore", "raise_semaphore_in_time", "set_semaphore")),
+        *(f"{word} {queue}" for word in ("send", "receive", "remove_queue")),
+        *(f"remove_semaphore {semaphore}", f"remove_posix_queue {made}", "detach", "make_segment"),
+    ]
+    try:
+        became, _said = attacks(user, room, *orders)
+    finally:
+        left = user.script(END_IPC, segment, semaphore, queue, made).stdout
+    assert became == dict.fromkeys(orders, "EPERM")
+    assert left.split() == ["kept", "0", "4", "kept", "0", "0", "0", "0"]
+
+
+#: System calls of Linux 6.18 that a decoder may use, by what they reach.
+ALLOWED = {
+    "memory of its own": """
+        mmap munmap mprotect mremap brk madvise mincore mlock mlock2 mlockall munlock munlockall msync remap_file_pages
+        pkey_alloc pkey_free pkey_mprotect map_shadow_stack mseal get_mempolicy set_mempolicy membarrier futex
+        futex_wait futex_waitv futex_wake futex_requeue set_robust_list rseq""",
+    "descriptors that it was handed or that reach nothing but itself": """
+        read readv pread64 preadv preadv2 write writev pwrite64 pwritev pwritev2 lseek close close_range dup dup2 dup3
+        sendfile splice tee vmsplice copy_file_range fadvise64 readahead cachestat getdents getdents64 fstat fstatfs
+        poll ppoll select pselect6 epoll_create epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2
+        epoll_ctl_old epoll_wait_old pipe pipe2 eventfd eventfd2 signalfd signalfd4
+        timerfd_create timerfd_gettime timerfd_settime
+        sendto sendmsg sendmmsg recvfrom recvmsg recvmmsg shutdown getsockname getpeername setsockopt getsockopt""",
+    "what it has no descriptor for": """
+        io_destroy io_getevents io_pgetevents io_submit io_cancel inotify_add_watch inotify_rm_watch fanotify_mark
+        landlock_add_rule""",
+    "itself": """
+        exit exit_group getpid gettid getppid getpgrp setpgid setsid getuid geteuid getgid getegid getresuid getresgid
+        getgroups setuid setgid setreuid setregid setresuid setresgid setfsuid setfsgid capget capset umask getcwd
+        set_tid_address arch_prctl modify_ldt set_thread_area get_thread_area seccomp landlock_create_ruleset
+        landlock_restrict_self lsm_get_self_attr lsm_set_self_attr getrlimit setrlimit getrusage times wait4 waitid
+        rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending rt_sigsuspend rt_sigtimedwait sigaltstack pause
+        restart_syscall alarm getitimer setitimer timer_create timer_delete timer_getoverrun timer_gettime timer_settime
+        nanosleep clock_nanosleep sched_yield getcpu uprobe uretprobe arch_specific_syscall""",
+    "what everybody may see of the machine, of paths, and of other processes": """
+        stat lstat newfstatat fstatat statx access faccessat faccessat2 statfs ustat sysfs uname sysinfo time
+        gettimeofday clock_gettime clock_getres getrandom lsm_list_modules getpgid getsid getpriority ioprio_get
+        get_robust_list sched_getaffinity sched_getattr sched_getparam sched_getscheduler sched_rr_get_interval
+        sched_get_priority_max sched_get_priority_min adjtimex clock_adjtime""",
+    "by their arguments": "kill tgkill prlimit64 fcntl clone clone3 prctl",
+    "nothing without a capability": """
+        mount_setattr move_mount fsopen fsconfig fsmount fspick umount2 pivot_root chroot swapon swapoff reboot
+        sethostname setdomainname iopl ioperm init_module finit_module delete_module kexec_load kexec_file_load acct
+        settimeofday clock_settime vhangup setgroups lookup_dcookie""",
+    "nothing any more": """
+        create_module get_kernel_syms query_module nfsservctl getpmsg putpmsg afs_syscall tuxcall security vserver
+        _sysctl""",
+}
+#: The kernel's own lists, as distributions ship them. Those of Linux 6.1 end at 450, before cachestat.
+HEADERS = {0: Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h"), 1: Path("/usr/include/asm-generic/unistd.h")}
+
+
+@pytest.mark.parametrize("column", HEADERS)
+def test_every_system_call_has_been_judged_and_has_its_number(request: pytest.FixtureRequest, column: int) -> None:
+    if not HEADERS[column].exists():
+        missing(request.config, f"the kernel's headers are not installed ({HEADERS[column]})")
+    defined = re.findall(r"^#define __NR(?:3264)?_(\w+)\s+(\d+)", HEADERS[column].read_text(), re.MULTILINE)
+    kernels = {name: int(number) for name, number in defined if name != "syscalls" and not name.endswith("time64")}
+    words = confine._DENIED.split()
+    denied = dict(zip(words[::3], words[1 + column :: 3], strict=True))
+    allowed = [name for names in ALLOWED.values() for name in names.split()]
+    assert len(allowed) == len(set(allowed)) and not denied.keys() & set(allowed)
+    unjudged = {name for name, number in kernels.items() if str(number) not in denied.values()} - set(allowed)
+    unjudged -= {name for name, number in kernels.items() if number >= confine._UNKNOWN}
+    assert unjudged == set()
+    assert {name: number for name, number in denied.items() if number != str(kernels.get(name, number))} == {}
+    newest = max(kernels.values())
+    assert {name for name, number in denied.items() if number.isdigit() and int(number) <= newest} <= kernels.keys()
+    assert {name for name, number in denied.items() if number == "-"} & kernels.keys() == set()
+
+
+def judged(program: bytes, machine: int, number: int, *arguments: int) -> int:
+    """What a filter answers: a small interpreter of the few instructions that it is made of. Source: linux/filter.h"""
+    data = struct.pack("<iIQ6Q", number, machine, 0, *arguments, *[0] * (6 - len(arguments)))
+    at, held = 0, 0
+    tests = {0x15: lambda value: held == value, 0x35: lambda value: held >= value, 0x45: lambda value: held & value}
+    while True:
+        code, if_true, if_false, value = struct.unpack_from("<HBBI", program, 8 * at)
+        if code == 0x06:
+            return int(value)
+        if code == 0x20:
+            (held,) = struct.unpack_from("<I", data, value)
+            at += 1
+        else:
+            at += 1 + (if_true if tests[code](value) else if_false)
+
+
+#: The answers: allowed; denied with EPERM, or with ENOSYS; and the end.
+ALLOW, DENY, NO_SUCH_CALL, END = 0x7FFF_0000, 0x0005_0000 | errno.EPERM, 0x0005_0000 | errno.ENOSYS, 0x8000_0000
+
+
+@pytest.mark.parametrize("name", confine._MACHINES)
+def test_the_filter_refuses_what_nobody_has_judged(name: str) -> None:
+    machine, column = confine._MACHINES[name]
+    program = b"".join(confine._program(machine, column, 4711))
+
+    def asked(number: int, *arguments: int) -> int:
+        return judged(program, machine, number, *arguments)
+
+    assert {asked(number) for number in confine._denied_numbers(column)} == {DENY}
+    assert {asked(number) for number in (470, 471, 512, 547, 9999, 0x3FFF_FFFF)} == {NO_SUCH_CALL}
+    assert asked(0x4000_0000 | 62) == (DENY if column == 0 else NO_SUCH_CALL), "the other numbers of x86-64 (x32)"
+    assert judged(program, machine ^ 1, 0) == END, "a call by the numbers of another machine"
+    read, kill, prctl, clone, clone3 = (0, 62, 157, 56, 435) if column == 0 else (63, 129, 167, 220, 435)
+    assert (asked(read), asked(clone3)) == (ALLOW, NO_SUCH_CALL)
+    assert (asked(kill, 4711), asked(kill, 1), asked(kill, 2**32 - 1)) == (ALLOW, DENY, DENY)
+    assert (asked(prctl, 15), asked(prctl, 4), asked(prctl, 62)) == (ALLOW, DENY, DENY)
+    assert (asked(clone, 0x10000), asked(clone, 0x11)) == (ALLOW, DENY)
 
 
 def test_landlock_alone_keeps_an_ordinary_user_from_files_and_others(
