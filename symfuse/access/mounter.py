@@ -23,9 +23,11 @@ class Mounter:
     def __init__(self, volumes: Volumes) -> None:
         self._volumes = volumes
         self._uid = os.geteuid()
-        self._groups = frozenset((os.getegid(), *os.getgroups()))
         self._is_capable = _is_capable()
         self._is_in_namespace = not owners.everybody_has_a_number()
+        # A group without a number there lets its members read at the source; on the mount the kernel knows it no more.
+        nameless = {owners.OVERFLOW} if self._is_in_namespace else set()
+        self._groups = frozenset((os.getegid(), *os.getgroups())) - nameless
 
     def may_read_all(self, device: int, path: bytes) -> bool:
         """True when nothing on a device is closed to whoever mounts; `path` is that of a file or directory on it."""

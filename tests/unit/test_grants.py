@@ -12,9 +12,12 @@ import pytest
 
 from symfuse import dataset as datasets
 from symfuse.access.grants import UNKNOWN, Guard, Way, shown_mode
+from symfuse.access.mounter import Mounter
 from symfuse.access.ways import guard_of
 from symfuse.dataset import Dataset
+from symfuse.owners import OVERFLOW
 from symfuse.policy import Kind, Policy
+from symfuse.source.volumes import Volumes
 from tests.support import readers
 from tests.support.trees import Entry, Name, attributes, link, tree
 
@@ -171,6 +174,18 @@ def test_what_an_automount_shows_may_be_for_one_user_alone(tmp_path: Path, monke
     assert seen.mode is not None
     assert (seen.mode & 0o777, seen.is_narrowed) == (0o200, True)
     dataset.close()
+
+
+@pytest.mark.parametrize(("has_number", "mode"), [(True, 0o640), (False, 0o644)])
+def test_a_group_that_a_user_namespace_has_no_number_for_counts_as_others(
+    monkeypatch: pytest.MonkeyPatch, has_number: bool, mode: int
+) -> None:
+    """As in Apptainer, or Podman with keep-groups: the kernel knows such a group of a process, but not of a mount."""
+    monkeypatch.setattr("symfuse.owners.everybody_has_a_number", lambda: has_number)
+    monkeypatch.setattr("symfuse.access.mounter._is_capable", lambda: False)
+    monkeypatch.setattr(os, "getgroups", lambda: [GROUP, OVERFLOW])
+    status = os.stat_result((stat.S_IFREG | 0o640, 2, 3, 1, os.geteuid() + 1, OVERFLOW, 7, 0, 0, 0))
+    assert stat.S_IMODE(Mounter(Volumes()).shown_mode(status)) == mode
 
 
 def test_where_a_server_decides_each_file_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
