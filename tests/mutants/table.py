@@ -233,6 +233,7 @@ IDENTITY = (
     "tests/unit/test_identity.py::"
     "test_where_others_may_look_a_file_of_equal_times_and_size_is_another_if_its_permissions_are"
 )
+OTHERS_MAY_LOOK = "tests/unit/test_view.py::test_where_others_may_look"
 REPLACED = "tests/unit/test_view.py::test_where_others_may_look_no_directory_is_listed_under_the_mode_of_another"
 
 #: What other users may read where a mode does not tell.
@@ -343,28 +344,74 @@ ACCESS = (
         "symfuse/source/identity.py",
         """super().change(found) or ("" if self._has_permissions_of(found) else "owner or mode")""",
         "super().change(found)",
-        (f"{TAKEN_AWAY}[kernel-chmod]",),
+        (f"{IDENTITY}[change0]",),
     ),
     Mutant(
         "a directory of other permissions",
         "symfuse/source/identity.py",
         "self._has_permissions_of(found) and super().is_directory(found)",
         "super().is_directory(found)",
-        (REPLACED, f"{IDENTITY}[change0]"),
+        (f"{IDENTITY}[change0]",),
     ),
     Mutant(
         "sources that are compared as if nobody else looked",
         "symfuse/dataset.py",
-        "return Guarded(*found) if self.is_shared else found",
+        "return Guarded.by(found, shown_mode) if self.is_shared else found",
         "return found",
         (f"{TAKEN_AWAY}[kernel-chmod]",),
     ),
     Mutant(
         "a directory that was replaced and is judged by the old mode",
-        "symfuse/view.py",
-        "if self.dataset.is_shared and not self._frozen_as(directory).is_directory(table.listed):",
-        "if False:",
+        "symfuse/dataset.py",
+        """                    if isinstance(was, Guarded):
+                        proof.check(""",
+        """                    if False:
+                        proof.check(""",
         (REPLACED,),
+    ),
+    Mutant(
+        "a file that nobody proves to be the one that is shown",
+        "symfuse/dataset.py",
+        """            if isinstance(was, Guarded):
+                try:""",
+        """            if False:
+                try:""",
+        (f"{OTHERS_MAY_LOOK}_a_link_leads_to_no_twin_in_a_closed_directory",),
+    ),
+    Mutant(
+        "inode numbers that prove nothing",
+        "symfuse/access/proof.py",
+        "if found.ino != was.ino or was.dev in volumes.movable:",
+        "if was.dev in volumes.movable:",
+        (f"{OTHERS_MAY_LOOK}_a_link_leads_to_no_twin_in_a_closed_directory[True]",),
+    ),
+    Mutant(
+        "a FUSE server that is believed of another file system",
+        "symfuse/access/proof.py",
+        "if found.ino != was.ino or was.dev in volumes.movable:",
+        "if found.ino != was.ino:",
+        (f"{OTHERS_MAY_LOOK}_no_file_system_lies_about_another",),
+    ),
+    Mutant(
+        "a way that is not looked at again where numbers may move",
+        "symfuse/dataset.py",
+        "        proof.require_covered(was, entry.mode or 0)\n",
+        "",
+        (f"{OTHERS_MAY_LOOK}_a_link_leads_to_no_twin_in_a_closed_directory[False]",),
+    ),
+    Mutant(
+        "an access list that came later",
+        "symfuse/access/proof.py",
+        "if was.shown & ~mode & READING:",
+        "if False:",
+        (f"{OTHERS_MAY_LOOK}_an_access_list_that_came_later_counts",),
+    ),
+    Mutant(
+        "ways to allowed directories that are open for what lies beside them",
+        WAYS,
+        "        root = self.innermost(path)\n",
+        "        root = None\n",
+        (f"{OTHERS_MAY_LOOK}_what_is_named_opens_the_way_to_itself_alone",),
     ),
     Mutant(
         "what whoever mounts may not read, and sees",
