@@ -270,7 +270,7 @@ class Dataset:
             os.close(mounted)
 
     def _size_problem(self, path: bytes, name: bytes, status: os.stat_result, target: bytes | None) -> Kind | None:
-        """Of an empty file: SPECIAL when it has content all the same, as those of /proc: none of it could be read."""
+        """Of an empty file: SPECIAL when it has content all the same, as some servers of FUSE have it."""
         source = join(path, name) if target is None else target
         if status.st_size < 0:
             return Kind.SPECIAL
@@ -310,6 +310,10 @@ class Dataset:
         if need & os.X_OK and target is not None and self.policy.dir_links is DirLinks.HIDE:
             return Kind.DIR_LINK
         if status.st_dev not in self._open_devices:
+            if need == os.R_OK and self.volumes.is_pseudo(
+                status.st_dev, join(path, name) if target is None else target
+            ):
+                return Kind.SPECIAL
             # The mode does not tell: there may be an access control list, or a server that decides.
             if not may_all(need, name if target is None else target, fd):
                 return Kind.UNREADABLE
@@ -398,7 +402,8 @@ class Dataset:
     def _open(self, path: bytes) -> int:
         """The regular file at a real path, for reading; nothing else is opened, whatever lies there by now.
 
-        So it is looked at first: to open a FIFO or a device can be noticed, and do things. Errors: OSError.
+        So it is looked at first: to open a FIFO, a device or a file of /proc can be noticed, and do things. Errors:
+        OSError.
         """
         found = self.links.paths.open(path, LOOK)
         try:
@@ -408,6 +413,8 @@ class Dataset:
                 if stat.S_ISLNK(status.st_mode):
                     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
                 raise OSError(errno.ESTALE, "source changed: file type")
+            if self.volumes.has_pseudo(found, status.st_dev):
+                raise OSError(errno.ESTALE, "source changed: file system")
             return reopened(found)
         finally:
             os.close(found)

@@ -43,7 +43,7 @@ _MEANINGS = {
     Kind.DANGLING: "the link's target does not exist",
     Kind.LOOP: "the link leads back to itself, or through more than 40 links",
     Kind.CYCLE: "the directory is one of its own ancestors",
-    Kind.SPECIAL: "a fifo, a socket or a device, or a file with content that says its size is 0",
+    Kind.SPECIAL: "a fifo, a socket, a device, a file of the kernel's (/proc), or one with content whose size is 0",
     Kind.UNREADABLE: "it cannot be read: no permission, or an error of its file system",
     Kind.RECURSIVE: "the link leads into a mount of symfuse's",
     Kind.MULTIPLIED: "linked directories repeat each other without end in sight",

@@ -27,6 +27,17 @@ _LOCAL = frozenset(
 )
 #: Those whose inode numbers never change while a file lives. An overlay's may, where its layers are on several disks.
 _STABLE = _NUMBERED - {b"overlay"}
+#: File systems that the kernel makes up. To open or read one of their files can do something: /proc/kmsg is consumed, a
+#: variable of EFI calls the firmware. Not tmpfs, ramfs and hugetlbfs, whose files are what somebody wrote.
+_PSEUDO = frozenset(
+    {
+        *(b"proc", b"sysfs", b"debugfs", b"tracefs", b"securityfs", b"configfs", b"cgroup", b"cgroup2", b"cpuset"),
+        *(b"bpf", b"pstore", b"efivarfs", b"fusectl", b"binfmt_misc", b"mqueue", b"devpts", b"nsfs", b"pidfs"),
+        *(b"autofs", b"selinuxfs", b"smackfs", b"resctrl", b"binder", b"rpc_pipefs", b"nfsd", b"ocfs2_dlmfs"),
+        *(b"functionfs", b"gadgetfs", b"spufs", b"ibmasmfs", b"openpromfs", b"s390_hypfs", b"xenfs", b"dlmfs"),
+        *(b"ipathfs", b"qibfs", b"oprofilefs", b"usbfs", b"usbdevfs", b"anon_inodefs", b"guest_memfd"),
+    }
+)
 _AUTOFS = b"autofs"
 
 
@@ -64,6 +75,14 @@ class Volumes:
             return True
         self.movable.add(device)
         return False
+
+    def is_pseudo(self, device: int, path: bytes) -> bool:
+        """True when the kernel makes up the files of a device. `path` is as above."""
+        return self._type_at(device, path) in _PSEUDO
+
+    def has_pseudo(self, fd: int, device: int) -> bool:
+        """As `is_pseudo`, for the device of an open file; one that was only looked at (O_PATH) will do."""
+        return self._type(fd, device) in _PSEUDO
 
     def is_local(self, device: int, path: bytes) -> bool:
         """True when this kernel alone decides who may read on a device. `path` is as above."""

@@ -18,6 +18,7 @@ from symfuse.source.reader import IDLE_S
 from tests.conftest import MountMaker
 from tests.support.mounting import KEYWORDS, MYSELF, TIMEOUT_S, WAYS, Mount, has_ended
 from tests.support.trees import Entry, Name, link, sparse, tree
+from tests.support.watching import Touched
 
 
 def test_the_numbers_of_the_file_system_are_frozen_with_the_view(symfuse_mount: MountMaker, tmp_path: Path) -> None:
@@ -104,10 +105,17 @@ def test_a_dataset_may_lie_on_another_mount(symfuse_mount: MountMaker, tmp_path:
 
 
 def test_files_that_do_not_say_their_size_are_hidden(symfuse_mount: MountMaker, tmp_path: Path) -> None:
-    dataset = tree(tmp_path / "dataset", {"version": link("/proc/version"), "empty": b"", "real": b"R"})
-    mount = symfuse_mount(dataset, "--eager")
-    assert sorted(os.listdir(mount.path)) == ["empty", "real"]
-    assert mount.status()["frozen"]["hidden"] == {"special": 1}
+    """Those of the kernel without being opened: to read its log is to take it away from others."""
+    kernels = [Path(path) for path in ("/proc/kmsg", "/proc/version", "/proc/1/maps", "/sys/devices/system/cpu/online")]
+    links: dict[Name, Entry] = {f"l{number}": link(str(path)) for number, path in enumerate(kernels)}
+    dataset = tree(tmp_path / "dataset", {**links, "empty": b"", "real": b"R"})
+    with Touched(path for path in kernels if os.access(path, os.R_OK)) as touched:
+        mount = symfuse_mount(dataset, "--eager")
+        assert sorted(os.listdir(mount.path)) == ["empty", "real"]
+        assert mount.status()["frozen"]["hidden"] == {"special": len(kernels)}
+        why = [MYSELF.symfuse("why", mount.path / name, check=False).stdout for name in map(str, links)]
+        assert all("(/proc)" in said for said in why), why
+        assert touched.opened() == set()
 
 
 @pytest.fixture

@@ -655,6 +655,20 @@ SOURCES = (
         (f"{DATASET}::test_a_source_that_is_gone_or_is_no_file_any_more_is_stale[replace1-False]",),
     ),
     Mutant(
+        "a file of the kernel's that is opened",
+        "symfuse/dataset.py",
+        "if self.volumes.has_pseudo(found, status.st_dev):",
+        "if False:",
+        (f"{DATASET}::test_a_link_that_leads_to_the_kernels_files_by_now_has_none_of_them_opened[True]",),
+    ),
+    Mutant(
+        "a file of the kernel's that is shown",
+        "symfuse/dataset.py",
+        "if need == os.R_OK and self.volumes.is_pseudo(",
+        "if False and self.volumes.is_pseudo(",
+        (f"{DATASET}::test_a_file_that_the_kernel_makes_up_is_hidden_and_not_opened[False]",),
+    ),
+    Mutant(
         "a source that is waited for",
         REALPATHS,
         "os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY",

@@ -21,6 +21,7 @@ from symfuse.source.reader import MAX_IDLE_SOURCES, IdleSources
 from symfuse.source.volumes import Volumes
 from tests.support.trees import Entry as Literal
 from tests.support.trees import Name, attributes, device, fifo, link, tree, unixsocket
+from tests.support.watching import Touched
 
 
 def opened(root: Path, policy: Policy | None = None, *, confined: bool = False) -> Dataset:
@@ -331,6 +332,37 @@ def test_a_source_that_is_gone_or_is_no_file_any_more_is_stale(
     with pytest.raises(OSError) as error:
         opened(root).open(os.fsencode(root.resolve()), b"l" if is_link else b"a", is_link=is_link)
     assert error.value.errno == errno.ESTALE
+
+
+def kernels_files() -> list[Path]:
+    """Some that may be read: of size 0 as all in /proc, of another one in /sys."""
+    paths = [f"/proc/{os.getpid()}/maps", "/proc/version", "/sys/devices/system/cpu/online"]
+    return [*map(Path, paths), *(path for path in map(Path, ["/proc/kmsg"]) if os.access(path, os.R_OK))]
+
+
+@pytest.mark.parametrize("confined", [False, True])
+def test_a_file_that_the_kernel_makes_up_is_hidden_and_not_opened(tmp_path: Path, *, confined: bool) -> None:
+    files = kernels_files()
+    root = tree(tmp_path / "dataset", {path.name: link(str(path)) for path in files})
+    with Touched(files) as touched:
+        hidden = problems(root, Policy(allow_roots=(b"/proc", b"/sys")), confined=confined)
+        assert touched.opened() == set()
+    assert hidden == {os.fsencode(path.name): Kind.SPECIAL for path in files}
+
+
+@pytest.mark.parametrize("is_link", [False, True])
+def test_a_link_that_leads_to_the_kernels_files_by_now_has_none_of_them_opened(
+    tmp_path: Path, *, is_link: bool
+) -> None:
+    files = kernels_files()
+    root = tree(tmp_path / "dataset", {path.name: link(str(path)) for path in files})
+    with Touched(files) as touched:
+        for path in files:
+            directory = root.resolve() if is_link else path.parent
+            with pytest.raises(OSError) as error:
+                opened(root).open(os.fsencode(directory), os.fsencode(path.name), is_link=is_link)
+            assert error.value.errno == errno.ESTALE
+        assert touched.opened() == set()
 
 
 def test_a_source_that_became_a_link_is_stale(tmp_path: Path) -> None:
