@@ -20,11 +20,11 @@ READING = 0o555
 
 
 def check(fd: int, status: os.stat_result, was: Guarded, volumes: Volumes) -> bool:
-    """Whether a descriptor, with these attributes, surely has open what was frozen; False where numbers prove nothing.
+    """Whether a readable descriptor surely has open what was frozen; False where inode numbers prove nothing.
 
     Errors: OSError ESTALE when it is closed to somebody whom the mode shown lets in, or surely something else.
     """
-    guard = guard_of(fd, status)
+    guard = guard_of(fd, status, is_readable=True)
     require_covered(was, shown_mode(guard, keepers(volumes, status.st_dev)))
     return check_inode(fd, status, was, volumes)
 

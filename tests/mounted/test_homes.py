@@ -14,13 +14,14 @@ import pytest
 from symfuse.identity.cache import VerdictCache
 from symfuse.identity.content import SAMPLE_BYTES
 from tests.conftest import NOBODY
-from tests.support.mounting import MYSELF, Run, User
+from tests.support.mounting import LET_GO, MYSELF, Run, User
 from tests.support.oracle import fingerprint
 from tests.support.trees import Entry, Name, attributes, tree
 
 LONG_AGO_NS = 1_700_000_000_123_456_789
 #: Runs what follows where root's home is another one, and where no mount is seen from outside.
-ELSEWHERE = ("unshare", "--mount", "--propagation", "private", "sh", "-c", 'mount --bind "$0" /etc/passwd && exec "$@"')
+IN_ANOTHER_HOME = LET_GO + '; mount --bind "$0" /etc/passwd && exec "$@"'
+ELSEWHERE = ("unshare", "--mount", "--propagation", "private", "sh", "-c", IN_ANOTHER_HOME)
 MOUNT_AND_LOOK = '"$0" -m symfuse mount "$1" "$2" && "$0" -m symfuse status --json "$2" && "$0" -m symfuse umount "$2"'
 
 

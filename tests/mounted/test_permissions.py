@@ -14,7 +14,7 @@ import pytest
 
 from symfuse.control import BUFFER_BYTES, COMMANDS, encode
 from tests.conftest import NOBODY, MountMaker
-from tests.support.mounting import MYSELF, Mount, User, clear, flags
+from tests.support.mounting import LET_GO, MYSELF, Mount, User, clear, flags
 from tests.support.trees import Entry, Name, attributes, link, tree
 
 SOMEBODY = User(uid=NOBODY, gid=NOBODY)
@@ -174,6 +174,6 @@ def test_an_ordinary_users_mount_for_others_hands_out_nothing_closed(ordinary_us
         "MOUNTPOINT": mountpoint,
     }
     environment = {**ordinary_user.environment, **{name: str(value) for name, value in variables.items()}}
-    done = User(environment=environment).run("unshare", "-m", "sh", "-ec", FOR_OTHERS, check=False)
+    done = User(environment=environment).run("unshare", "-m", "sh", "-ec", f"{LET_GO}\n{FOR_OTHERS}", check=False)
     assert (done.returncode, done.stdout) == (0, "secretopen"), done.stderr
     assert done.stderr.count(os.strerror(errno.EACCES)) == 2

@@ -241,7 +241,7 @@ ACCESS = (
     Mutant(
         "an access list that nobody reads",
         WAYS,
-        'return os.getxattr(f"/proc/self/fd/{fd}", _ACL)',
+        "return os.getxattr(file, _ACL)",
         'return b""',
         (LISTS,),
     ),

@@ -27,6 +27,9 @@ _SUSPICIOUS = re.compile(r"\b(WARNING|ERROR|CRITICAL)\b|^Traceback", re.MULTILIN
 
 Run = subprocess.CompletedProcess[str]
 
+#: In a mount namespace of one's own: let go of the mounts that other tests have at this moment, and could not end.
+LET_GO = "umount -alt fuse.symfuse || true"
+
 #: The ways to the kernel that the mounted tests know, in the words of `symfuse mount` and of `symfuse.mounted`.
 WAYS = {"kernel": ("--backend", "kernel"), "fusepy": ("--backend", "fusepy"), "stacked": ("--stack",)}
 KEYWORDS: dict[str, dict[str, Any]] = {
