@@ -44,7 +44,7 @@ RUN /pip/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir /wheel
 
 FROM dependencies AS test
 RUN apt-get update \
- && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends rsync procps \
+ && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends rsync procps linux-libc-dev \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
 # There is a tensorflow-cpu, half the download, for x86-64 only.
 RUN case $(uname -m) in x86_64) tensorflow=keras-cpu ;; *) tensorflow=keras ;; esac \
