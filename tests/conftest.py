@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from ctypes.util import find_library
 from pathlib import Path
-from typing import IO, NoReturn, Protocol
+from typing import IO, Any, NoReturn, Protocol
 
 import pytest
 
@@ -89,8 +89,13 @@ def nothing_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
 
 @pytest.fixture(scope="session", autouse=True)
 def signals_mean_what_they_do_at_a_terminal() -> None:
-    """A shell starts a job in the background with SIGINT and SIGQUIT ignored, and so would be all that we start."""
-    for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
+    """What ignores them (a shell's job in the background, nohup) would have all that we start ignore them, too."""
+    defaults: dict[int, Any] = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGQUIT: signal.SIG_DFL,
+        signal.SIGHUP: signal.SIG_DFL,
+    }
+    for number, default in defaults.items():
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, default)
 
