@@ -112,7 +112,8 @@ class Dataset:
                 return Entry(status, mode=self._mounter.shown_mode(status))
             guard = guard_of(fd, status)
             way = keepers(self.volumes, status.st_dev)
-            return Entry(status, mode=shown_mode(guard, way), is_narrowed=is_narrowed(guard, way))
+            mode = self._mounter.shown_to_others(status, shown_mode(guard, way))
+            return Entry(status, mode=mode, is_narrowed=is_narrowed(guard, way))
 
     def statvfs(self) -> os.statvfs_result:
         """The numbers of the file system that the root lies on. Errors: OSError."""
@@ -235,7 +236,8 @@ class Dataset:
         problem = self._problem(status, path, fd, name, target)
         if problem is not None:
             return Entry(None, problem)
-        return Entry(status, None, target, False, shown_mode(guard, way), is_narrowed(guard, way))
+        mode = self._mounter.shown_to_others(status, shown_mode(guard, way))
+        return Entry(status, None, target, False, mode, is_narrowed(guard, way))
 
     @contextlib.contextmanager
     def _opened(self, path: bytes) -> Iterator[int]:

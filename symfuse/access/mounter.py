@@ -46,6 +46,14 @@ class Mounter:
             return mode
         return mode | need << shift
 
+    def shown_to_others(self, status: os.stat_result, mode: int) -> int:
+        """A mode for others, less what it grants to a user or group that only stands for all without a number here."""
+        if self._is_in_namespace and status.st_uid == owners.OVERFLOW:
+            mode &= ~stat.S_IRWXU
+        if self._is_in_namespace and status.st_gid == owners.OVERFLOW:
+            mode &= ~stat.S_IRWXG
+        return mode
+
     def _is_almighty(self, status: os.stat_result) -> bool:
         """True when capabilities, which count on the mount as well, open a file."""
         return self._is_capable and not (self._is_in_namespace and owners.OVERFLOW in (status.st_uid, status.st_gid))

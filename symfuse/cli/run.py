@@ -18,6 +18,7 @@ from symfuse.cli.options import as_path, mount_options
 from symfuse.cli.output import complain, frozen_line, hidden_lines, say_hidden, warn
 from symfuse.cli.progress import ProgressDisplay
 from symfuse.errors import ExitStatus, SymfuseError
+from symfuse.mountinfo import is_within
 from symfuse.mounts.launch import ServerProcess
 from symfuse.mounts.request import request
 from symfuse.mounts.session import place, session
@@ -116,7 +117,9 @@ def _execute(command_line: Sequence[str], server: ServerProcess) -> int:
         if isinstance(error, FileNotFoundError) or not _exists(words[0]):
             complain(f"{words[0]}: there is no such command")
             return ExitStatus.RUN_NOT_FOUND
-        complain(f"{words[0]} cannot be run ({error.strerror})")
+        is_forbidden = server.request.noexec and is_within(os.fsencode(words[0]), server.request.mountpoint)
+        why = "it is on the mount, and --noexec was given" if is_forbidden else error.strerror
+        complain(f"{words[0]} cannot be run ({why})")
         return ExitStatus.RUN_NOT_EXECUTABLE
     return Running(pid, server, waited_for).wait()
 

@@ -87,7 +87,7 @@ def _rows(status: Message) -> Iterator[tuple[str, str]]:
     yield "source", status["source"]
     state = State(status["state"])
     if state is not State.ALIVE:
-        yield "state", f"{state}: {status['reason'] or state.meaning}; {state.cure}"
+        yield "state", f"{state}: {status['reason'] or state.meaning}; {status['cure']}"
     for path in status.get("missing", ()):
         yield "missing", path
     if not state.is_served:

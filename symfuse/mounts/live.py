@@ -21,12 +21,16 @@ R = TypeVar("R")
 
 
 class Look(NamedTuple):
-    """What was found out of a mount: its state, what its server told (`Control.status`), and why it told nothing."""
+    """What was found out of a mount: its state, what its server told (`Control.status`), and why it told nothing.
+
+    `cure` is what helps, where it is another thing than for the state as such.
+    """
 
     state: State
     told: Message
     reason: str = ""
     path_hangs: bool = False
+    cure: str = ""
 
 
 def look(mount: MountEntry) -> Look:
@@ -47,7 +51,9 @@ def _unanswered(mount: MountEntry, error: OSError | SymfuseError) -> Look:
         return Look(State.NOT_RESPONDING, {})
     if isinstance(error, PermissionError):
         return Look(State.ANOTHER_USER, {}, "it is root's" if table.owner(mount) == 0 else "")
-    return Look(State.UNREACHABLE, {}, str(error.strerror if isinstance(error, OSError) else error.cause))
+    if isinstance(error, OSError):
+        return Look(State.UNREACHABLE, {}, str(error.strerror))
+    return Look(State.UNREACHABLE, {}, error.cause, cure=error.cure)
 
 
 def looks(mounts: Iterable[MountEntry]) -> list[Look]:
@@ -74,6 +80,7 @@ def status(mount: MountEntry) -> Message:
     return found.told | {
         "state": str(found.state),
         "reason": found.reason,
+        "cure": found.cure or found.state.cure,
         "source": os.fsdecode(mount.source),
         "mountpoint": os.fsdecode(mount.mountpoint),
         "stacked": mount.place is not None,

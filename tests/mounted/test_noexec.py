@@ -106,6 +106,7 @@ def test_run_and_python_keep_it(fuse: None, backend: str, dataset: Path) -> None
     assert done.stdout == "ran\n"
     done = MYSELF.symfuse("run", *WAYS[backend], "--noexec", dataset, "--", "{}/script", check=False)
     assert done.returncode == ExitStatus.RUN_NOT_EXECUTABLE
+    assert "script cannot be run (it is on the mount, and --noexec was given)" in done.stderr
     keywords: dict[str, Any] = KEYWORDS[backend]
     with symfuse.mounted(dataset, **keywords, noexec=True) as path:
         assert executed(Path(path) / "script") == errno.EACCES

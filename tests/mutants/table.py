@@ -335,7 +335,7 @@ ACCESS = (
     Mutant(
         "the root of a view that is not judged",
         "symfuse/dataset.py",
-        "return Entry(status, mode=shown_mode(guard, way), is_narrowed=",
+        "return Entry(status, mode=mode, is_narrowed=",
         "return Entry(status, mode=status.st_mode, is_narrowed=",
         (f"{READERS}::test_the_root_of_the_view_is_judged_as_everything_else[kernel]",),
     ),

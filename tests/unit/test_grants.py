@@ -217,3 +217,18 @@ def test_a_link_that_leaves_a_closed_directory_again_is_not_followed(
     problems = {name: entry.problem for name, entry in entries(dataset, root).items()}
     assert (problems["link"], problems["other"]) == (Kind.UNREADABLE, None)
     dataset.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize(("owner", "shown"), [((OVERFLOW, 0), 0o044), ((0, OVERFLOW), 0o404)])
+def test_in_a_user_namespace_the_number_of_all_without_one_is_nobodys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: tuple[int, int], shown: int
+) -> None:
+    """Whoever has that number there is not who owns the file outside."""
+    monkeypatch.setattr("symfuse.owners.everybody_has_a_number", lambda: False)
+    root = tree(tmp_path / "dataset", {"a.png": attributes(b"a", mode=0o444, owner=owner)})
+    dataset = Dataset(os.fsencode(root), Policy(), confined=True)
+    listed_now, names = dataset.names(dataset.root)
+    (entry,) = dataset.entries(dataset.root, names, listed=listed_now)
+    dataset.close()
+    assert entry.mode == stat.S_IFREG | shown
