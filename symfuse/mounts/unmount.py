@@ -23,6 +23,7 @@ from symfuse.mounts.claim import Claim, guarded
 from symfuse.mounts.holders import holders, is_server
 from symfuse.mounts.probe import NAME, mount_of
 from symfuse.mounts.table import MountEntry, State
+from symfuse.source.realpaths import LOOK_INTO, opener
 
 #: How long a server may take to end after its mount is gone. Measured: 10 ms.
 END_TIMEOUT_S = 10.0
@@ -244,26 +245,38 @@ def _mounted_on(mount: MountEntry) -> list[bytes]:
 def take_away(mount: MountEntry, *, lazy: bool) -> None:
     """Unmount this mount, which is the topmost at its path.
 
-    Root detaches it through a descriptor of it: a mount that was made there meanwhile is then not touched.
+    Root names it by descriptors: a mount that was made there meanwhile, or has its path by now, is then not touched.
     Errors: as of `kernelmount.unmount`.
     """
     if not table.is_trusted(mount):
         _take_away_from_afar(mount, lazy=lazy)
-        return
-    if os.geteuid() != 0 or not lazy:
+    elif os.geteuid() != 0 or mount.mountpoint == b"/":
         kernelmount.unmount(mount.mountpoint, lazy=lazy)
-        return
-    fd = os.open(mount.mountpoint, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
+    else:
+        try:
+            _take_away_as_root(mount, lazy=lazy)
+        except OSError as error:
+            if error.errno not in kernelmount.POWERLESS:
+                raise
+            kernelmount.unmount(mount.mountpoint, lazy=lazy)  # by a helper
+
+
+def _take_away_as_root(mount: MountEntry, *, lazy: bool) -> None:
+    """`take_away` by umount2(2). Errors: OSError; EINVAL when it is not at its path any more."""
+    directory, name = os.path.split(mount.mountpoint)
+    with contextlib.ExitStack() as opened:
+        above = opener()(directory, LOOK_INTO)
+        opened.callback(os.close, above)
+        fd = os.open(name, LOOK_INTO, dir_fd=above)
+        closing = opened.enter_context(contextlib.ExitStack())
+        closing.callback(os.close, fd)
         if mount_of(fd) != mount.mount_id:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), mount.mountpoint)
-        libc.call("umount2", os.fsencode(f"/proc/self/fd/{fd}"), kernelmount.MNT_DETACH)
-    except OSError as error:
-        if error.errno not in kernelmount.POWERLESS:
-            raise
-        kernelmount.unmount(mount.mountpoint, lazy=True)  # by a helper
-    finally:
-        os.close(fd)
+        if lazy:
+            libc.call("umount2", b"/proc/self/fd/%d" % fd, kernelmount.MNT_DETACH)
+            return
+        closing.close()  # it would keep the mount busy; and nobody can rename what is mounted on
+        libc.call("umount2", b"/proc/self/fd/%d/%s" % (above, name), kernelmount.UMOUNT_NOFOLLOW)
 
 
 def _take_away_from_afar(mount: MountEntry, *, lazy: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ import psutil
 import pytest
 
 from symfuse.errors import ExitStatus
+from symfuse.mounts import table, unmount
 from tests.conftest import MountMaker
 from tests.filesystems.source import Source
 from tests.mounted.test_commands import process, server_of
@@ -283,6 +285,30 @@ def test_a_second_signal_ends_the_server_all_the_same(symfuse_mount: MountMaker,
     assert has_ended(mount.pid)
     unmount_tmpfs(mount.path)
     MYSELF.symfuse("umount", mount.path)
+
+
+@as_root
+@pytest.mark.parametrize("lazy", [False, True])
+def test_root_unmounts_nothing_that_came_to_lie_at_the_path(
+    symfuse_mount: MountMaker, dataset: Path, mountpoint: Path, tmp_path: Path, *, lazy: bool
+) -> None:
+    """Whoever owns a directory on the way cannot have root unmount another file system in its stead."""
+    mount = symfuse_mount(dataset, at=mountpoint)
+    precious = tmp_path / "precious" / mountpoint.name
+    precious.mkdir(parents=True)
+    mount_tmpfs(precious)
+    entry = table.at(mount.bytes)
+    assert entry is not None
+    mountpoint.parent.rename(tmp_path / "moved")
+    mountpoint.parent.symlink_to("precious")
+    with pytest.raises(OSError, match=r"symbolic links|Not a directory") as refused:
+        unmount.take_away(entry, lazy=lazy)
+    assert refused.value.errno in (errno.ELOOP, errno.ENOTDIR)
+    mountpoint.parent.unlink()
+    (tmp_path / "moved").rename(mountpoint.parent)
+    unmount_tmpfs(precious)
+    unmount.take_away(entry, lazy=lazy)
+    assert mount.bytes not in mounts()
 
 
 @as_root
