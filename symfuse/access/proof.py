@@ -32,7 +32,7 @@ def check(fd: int, status: os.stat_result, was: Guarded, volumes: Volumes) -> bo
 def check_inode(fd: int, status: os.stat_result, was: Identity, volumes: Volumes) -> bool:
     """As `check`, of the inode alone."""
     found = Identity.of(status)
-    if volumes.is_stable(fd, found.dev):
+    if volumes.is_stable(fd, status):
         # The device may be another: it was mounted again. Numbers of FUSE are not comparable with its own.
         if found.ino != was.ino or was.dev in volumes.movable:
             raise OSError(errno.ESTALE, "source changed: another file")

@@ -131,7 +131,7 @@ class Ways:
 
     def _source(self, fd: int, way: Way) -> Source:
         status = os.fstat(fd)
-        self._volumes.is_stable(fd, status.st_dev)  # which remembers those that are not
+        self._volumes.is_stable(fd, status)  # which remembers those that are not
         return Source(status, guard_of(fd, status), way | keepers(self._volumes, status.st_dev))
 
     def _directory(self, path: bytes) -> _Kept:

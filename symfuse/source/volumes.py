@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 
 from symfuse.mountinfo import mounts
 from symfuse.source.realpaths import LOOK, opener
@@ -25,8 +26,9 @@ _LOCAL = frozenset(
         *(b"tmpfs", b"ramfs", b"squashfs", b"erofs", b"iso9660", b"udf", b"vfat", b"exfat"),
     }
 )
+_OVERLAY = b"overlay"
 #: Those whose inode numbers never change while a file lives. An overlay's may, where its layers are on several disks.
-_STABLE = _NUMBERED - {b"overlay"}
+_STABLE = _NUMBERED - {_OVERLAY}
 #: File systems that the kernel makes up. To open or read one of their files can do something: /proc/kmsg is consumed, a
 #: variable of EFI calls the firmware. Not tmpfs, ramfs and hugetlbfs, whose files are what somebody wrote.
 _PSEUDO = frozenset(
@@ -50,6 +52,8 @@ class Volumes:
         self.triggers: frozenset[int] = frozenset()
         #: Devices that were asked for and whose inode numbers are not stable. Never forgotten.
         self.movable: set[int] = set()
+        self._overlays: frozenset[int] = frozenset()  # their own devices; files may have those of layers
+        self._persistent: set[int] = set()  # overlays whose files have the overlay's device
         #: FUSE file systems that one user alone may look at, and who that is.
         self.private: dict[int, int] = {}
         self.refresh()
@@ -59,6 +63,8 @@ class Volumes:
         self._types = {}
         entries = mounts()
         self.triggers = frozenset(entry.device for entry in entries if entry.fstype == _AUTOFS)
+        self._overlays = frozenset(entry.device for entry in entries if entry.fstype == _OVERLAY)
+        self._persistent &= self._overlays
         self.private = {entry.device: entry.user for entry in entries if entry.user is not None and not entry.is_open}
 
     def is_numbered(self, device: int, path: bytes) -> bool:
@@ -69,10 +75,19 @@ class Volumes:
         """As `is_numbered`, for the device of an open file."""
         return self._type(fd, device) in _NUMBERED
 
-    def is_stable(self, fd: int, device: int) -> bool:
-        """True when a file on a device, which an open file lies on, has the same inode number as long as it lives."""
-        if self._type(fd, device) in _STABLE:
+    def is_stable(self, fd: int, status: os.stat_result) -> bool:
+        """True when an open file or directory, whose attributes these are, has one inode number as long as it lives.
+
+        An overlay that gives its files its own device number does so because their numbers are persistent, and those of
+        its directories are then, too. Source: "Inode properties" in Documentation/filesystems/overlayfs.rst of Linux.
+        """
+        device, fstype = status.st_dev, self._type(fd, status.st_dev)
+        if fstype in _STABLE:
             return True
+        if fstype == _OVERLAY and device in self._overlays:
+            if not stat.S_ISDIR(status.st_mode):
+                self._persistent.add(device)
+            return device in self._persistent
         self.movable.add(device)
         return False
 

@@ -684,10 +684,10 @@ def test_where_others_may_look_no_file_system_lies_about_another(
         numbers = Volumes.is_stable
         liar = os.stat(root / "liar").st_dev
 
-        def is_stable(volumes: Volumes, fd: int, device: int) -> bool:
-            if device == liar:
-                volumes.movable.add(device)
-            return device != liar and numbers(volumes, fd, device)
+        def is_stable(volumes: Volumes, fd: int, status: os.stat_result) -> bool:
+            if status.st_dev == liar:
+                volumes.movable.add(liar)
+            return status.st_dev != liar and numbers(volumes, fd, status)
 
         monkeypatch.setattr(Volumes, "is_stable", is_stable)
         inode = os.stat(root / "open/a.png").st_ino
