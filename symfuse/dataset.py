@@ -18,7 +18,7 @@ from typing import NamedTuple
 from symfuse.access import proof
 from symfuse.access.grants import Guard, is_narrowed, shown_mode
 from symfuse.access.mounter import Mounter, may_all, needed
-from symfuse.access.ways import Roots, Ways, guard_of, keepers
+from symfuse.access.ways import Roots, Source, Ways, guard_of, keepers
 from symfuse.errors import SourceError
 from symfuse.links import NAME_MAX, Hop, Links, Neighbours, Unresolvable, join, kind_of, with_slash
 from symfuse.policy import DirLinks, DotEntries, Kind, NonUtf8, Outside, Policy
@@ -110,10 +110,7 @@ class Dataset:
             status = os.fstat(fd)
             if not self.is_shared:
                 return Entry(status, mode=self._mounter.shown_mode(status))
-            guard = guard_of(fd, status)
-            way = keepers(self.volumes, status.st_dev)
-            mode = self._mounter.shown_to_others(status, shown_mode(guard, way))
-            return Entry(status, mode=mode, is_narrowed=is_narrowed(guard, way))
+            return self._entry_for_all(Source(status, guard_of(fd, status), keepers(self.volumes, status.st_dev)))
 
     def statvfs(self) -> os.statvfs_result:
         """The numbers of the file system that the root lies on. Errors: OSError."""
@@ -236,6 +233,11 @@ class Dataset:
         problem = self._problem(status, path, fd, name, target)
         if problem is not None:
             return Entry(None, problem)
+        return self._entry_for_all(Source(status, guard, way), target)
+
+    def _entry_for_all(self, source: Source, target: bytes | None = None) -> Entry:
+        """What is shown of a source where others may look."""
+        status, guard, way = source
         mode = self._mounter.shown_to_others(status, shown_mode(guard, way))
         return Entry(status, None, target, False, mode, is_narrowed(guard, way))
 
@@ -312,14 +314,13 @@ class Dataset:
         if need & os.X_OK and target is not None and self.policy.dir_links is DirLinks.HIDE:
             return Kind.DIR_LINK
         if status.st_dev not in self._open_devices:
-            if need == os.R_OK and self.volumes.is_pseudo(
-                status.st_dev, join(path, name) if target is None else target
-            ):
+            source = join(path, name) if target is None else target
+            if need == os.R_OK and self.volumes.is_pseudo(status.st_dev, source):
                 return Kind.SPECIAL
             # The mode does not tell: there may be an access control list, or a server that decides.
             if not may_all(need, name if target is None else target, fd):
                 return Kind.UNREADABLE
-            if self._mounter.may_read_all(status.st_dev, join(path, name) if target is None else target):
+            if self._mounter.may_read_all(status.st_dev, source):
                 self._open_devices.add(status.st_dev)
         return self._size_problem(path, name, status, target) if status.st_size <= 0 else None
 

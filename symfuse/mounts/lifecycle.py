@@ -127,21 +127,25 @@ class MountServer:
 
         Errors: FuseUnavailable, MountpointError.
         """
+        mountpoint = self._request.mountpoint
+        with guarded(mountpoint):  # else somebody could take it for a dead mount, and clear it
+            fd = kernelmount.mount(self._options(claim))
+            try:
+                mounted = self._find(mountpoint)
+            finally:
+                os.close(fd)  # first: whoever looks at the mountpoint now gets an error instead of waiting
+            unmount.take_away(mounted, lazy=True)
+
+    def _options(self, claim: Claim) -> MountOptions:
+        """How the mountpoint is mounted on, whatever is shown there."""
         request = self._request
-        options = MountOptions(
+        return MountOptions(
             mountpoint=request.mountpoint,
             fsname=request.source,
             allow_other=request.allow_other,
             noexec=request.noexec,
             via=claim.via,
         )
-        with guarded(request.mountpoint):  # else somebody could take it for a dead mount, and clear it
-            fd = kernelmount.mount(options)
-            try:
-                mounted = self._find(request.mountpoint)
-            finally:
-                os.close(fd)  # first: whoever looks at the mountpoint now gets an error instead of waiting
-            unmount.take_away(mounted, lazy=True)
 
     def _announce(self, view: View) -> None:
         """The mount is there, and no request but INIT was answered yet."""
@@ -187,12 +191,9 @@ class MountServer:
             log=request.log,
             watch=self._presence,
         )
-        options = MountOptions(
-            mountpoint=request.mountpoint,
-            fsname=request.source,
-            allow_other=request.allow_other,
-            noexec=request.noexec,
-            via=None if self._claim is None else self._claim.via,
+        assert self._claim is not None
+        options = replace(
+            self._options(self._claim),
             io=request.io,
             max_stack_depth=1 if request.stack else _stack_depth(view.dataset.root),
         )

@@ -14,7 +14,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import NOBODY, MountMaker
-from tests.support.mounting import MYSELF, TIMEOUT_S, WAYS, Mount, User, clear
+from tests.support.mounting import MYSELF, TIMEOUT_S, WAYS, Mount, User, public_directory
 from tests.support.oracle import walk
 from tests.support.pythons import with_server_patched
 from tests.support.trees import Entry, Name, attributes, device, fifo, link, tree
@@ -126,12 +125,8 @@ def io(request: pytest.FixtureRequest, backend: str) -> tuple[str, ...]:
 
 @pytest.fixture
 def scene() -> Iterator[Scene]:
-    if os.geteuid() != 0:
-        pytest.skip("there is no second user")
-    with tempfile.TemporaryDirectory(prefix="symfuse-attack-") as name:
-        os.chmod(name, 0o755)
-        yield _set(Path(name))
-        clear([os.fsencode(name) + b"/mnt"])
+    with public_directory("attack") as directory:
+        yield _set(directory)
 
 
 def _set(path: Path) -> Scene:

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pytest
 
 from symfuse.control import BUFFER_BYTES, COMMANDS, encode
 from tests.conftest import NOBODY, MountMaker
-from tests.support.mounting import LET_GO, MYSELF, Mount, User, clear, flags
+from tests.support.mounting import LET_GO, MYSELF, Mount, User, flags, public_directory
 from tests.support.trees import Entry, Name, attributes, link, tree
 
 SOMEBODY = User(uid=NOBODY, gid=NOBODY)
@@ -39,13 +38,8 @@ DENIED_WITHIN = ("directory/inside", "link to directory/inside", "listed only/in
 
 @pytest.fixture
 def public() -> Iterator[Path]:
-    """A directory that everybody can reach, which those of pytest are not."""
-    if os.geteuid() != 0:
-        pytest.skip("there is no second user")
-    with tempfile.TemporaryDirectory(prefix="symfuse-public-") as name:
-        os.chmod(name, 0o755)
-        yield Path(name)
-        clear([os.fsencode(name) + b"/mnt"])
+    with public_directory("public") as directory:
+        yield directory
 
 
 @pytest.fixture(params=["asked for by nobody", "cached"])

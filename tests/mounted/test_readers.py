@@ -19,7 +19,7 @@ import pytest
 
 from tests.conftest import MountMaker, missing
 from tests.support import readers
-from tests.support.mounting import MYSELF, Mount, User, clear
+from tests.support.mounting import MYSELF, Mount, User, clear, public_directory
 from tests.support.readers import PEOPLE, Shown
 from tests.support.trees import attributes, link, tree
 
@@ -29,13 +29,8 @@ SEED = int(os.environ.get("SYMFUSE_SEED", "0"))
 
 @pytest.fixture(scope="module")
 def public() -> Iterator[Path]:
-    """A directory that everybody can reach, which those of pytest are not."""
-    if os.geteuid() != 0:
-        pytest.skip("there are no other users")
-    with tempfile.TemporaryDirectory(prefix="symfuse-readers-") as name:
-        os.chmod(name, 0o755)
-        yield Path(name)
-        clear([os.fsencode(name) + b"/mnt"])
+    with public_directory("readers") as directory:
+        yield directory
 
 
 @pytest.fixture(scope="module")

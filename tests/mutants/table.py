@@ -335,8 +335,8 @@ ACCESS = (
     Mutant(
         "the root of a view that is not judged",
         "symfuse/dataset.py",
-        "return Entry(status, mode=mode, is_narrowed=",
-        "return Entry(status, mode=status.st_mode, is_narrowed=",
+        "return self._entry_for_all(Source(status, guard_of(fd, status), keepers(self.volumes, status.st_dev)))",
+        "return Entry(status)",
         (f"{READERS}::test_the_root_of_the_view_is_judged_as_everything_else[kernel]",),
     ),
     Mutant(

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from tests.support.oracle import fingerprint, walk
 
@@ -245,6 +248,17 @@ def open_files() -> dict[int, str]:
         if target.startswith("/") and not target.startswith(("/dev/pts/", "/proc/", "/dev/null", "/dev/urandom")):
             found[int(name)] = target
     return found
+
+
+@contextlib.contextmanager
+def public_directory(purpose: str) -> Iterator[Path]:
+    """A directory that everybody can reach, which those of pytest are not; what is left at its `mnt` is cleared."""
+    if os.geteuid() != 0:
+        pytest.skip("there are no other users")
+    with tempfile.TemporaryDirectory(prefix=f"symfuse-{purpose}-") as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+        clear([os.fsencode(name) + b"/mnt"])
 
 
 def clear(paths: Sequence[bytes]) -> None:
