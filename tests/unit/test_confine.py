@@ -291,7 +291,7 @@ def attacks(user: User, room: Path, *orders: str) -> tuple[dict[str, str], str]:
 @pytest.fixture
 def sockets(tmp_path: Path) -> Iterator[Mapping[str, str]]:
     """Somebody who listens in each way, by what names them."""
-    directory = Path(tempfile.mkdtemp())  # a path of a socket is short
+    directory = Path(tempfile.mkdtemp(dir="/tmp"))  # a path of a socket is short
     directory.chmod(0o755)
     path, name = str(directory / "s"), f"symfuse-test-{os.getpid()}"
     with (

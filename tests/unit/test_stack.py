@@ -74,16 +74,19 @@ def test_fusepy_is_refused_with_the_cure() -> None:
 
 
 @pytest.fixture
-def base(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The one directory where places are made and cleared, by whom that is allowed.
-
-    Its path is short, as that of /run is: a socket's address has room for 107 bytes.
-    """
+def near() -> Iterator[Path]:
+    """A directory for sockets. Its path is short, as that of /run is: a socket's address has room for 107 bytes."""
     with tempfile.TemporaryDirectory(dir="/tmp") as directory:
-        monkeypatch.setattr(stack, "BASES", (b"/proc/nowhere", os.fsencode(directory)))
-        monkeypatch.setattr(stack, "_may_clear", lambda: True)
-        monkeypatch.setattr("symfuse.fuse.kernelmount.unmount", nothing_is_mounted)
         yield Path(directory)
+
+
+@pytest.fixture
+def base(near: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The one directory where places are made and cleared, by whom that is allowed."""
+    monkeypatch.setattr(stack, "BASES", (b"/proc/nowhere", os.fsencode(near)))
+    monkeypatch.setattr(stack, "_may_clear", lambda: True)
+    monkeypatch.setattr("symfuse.fuse.kernelmount.unmount", nothing_is_mounted)
+    return near
 
 
 def nothing_is_mounted(mountpoint: bytes, *, lazy: bool = False) -> None:
@@ -154,9 +157,9 @@ def answerer(view: View) -> Control:
 
 
 @pytest.fixture
-def mount(tmp_path: Path, answerer: Control) -> Iterator[MountEntry]:
+def mount(near: Path, answerer: Control) -> Iterator[MountEntry]:
     """A mount that can be asked, as far as asking goes."""
-    directory = os.fsencode(tmp_path)
+    directory = os.fsencode(near)
     listener = Listener(directory, answerer)
     fd = os.open(directory, os.O_PATH)
     yield overlay(b"ro")._replace(place=directory, mountpoint=directory, mount_id=probe.mount_of(fd))
@@ -179,41 +182,38 @@ def test_only_root_and_the_owner_are_answered(mount: MountEntry, answerer: Contr
             channel.ask(mount, control.STATUS)
 
 
-def test_who_asks_through_the_socket_is_told_by_the_kernel(answerer: Control) -> None:
+def test_who_asks_through_the_socket_is_told_by_the_kernel(near: Path, answerer: Control) -> None:
     """Root asks as somebody else: whoever reaches the socket is answered by their user alone."""
     if os.geteuid() != 0:
         pytest.skip("only root can be somebody else")
-    with tempfile.TemporaryDirectory() as directory:
-        listener = Listener(os.fsencode(directory), answerer)
-        os.chmod(directory, 0o755)
-        os.chmod(channel.listening_at(os.fsencode(directory)), 0o666)
-        question = probe.NUMBER.pack(control.STATUS)
-        numbers: list[int] = []
-        for uid in (0, 65534):
-            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
-                os.seteuid(uid)
-                try:
-                    connection.connect(channel.listening_at(os.fsencode(directory)))
-                finally:
-                    os.seteuid(0)
-                connection.send(question)
-                numbers += probe.NUMBER.unpack_from(connection.recv(1 << 16))
-        listener.close()
+    listener = Listener(os.fsencode(near), answerer)
+    os.chmod(near, 0o755)
+    os.chmod(channel.listening_at(os.fsencode(near)), 0o666)
+    question = probe.NUMBER.pack(control.STATUS)
+    numbers: list[int] = []
+    for uid in (0, 65534):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
+            os.seteuid(uid)
+            try:
+                connection.connect(channel.listening_at(os.fsencode(near)))
+            finally:
+                os.seteuid(0)
+            connection.send(question)
+            numbers += probe.NUMBER.unpack_from(connection.recv(1 << 16))
+    listener.close()
     assert numbers == [0, errno.EACCES]
 
 
-def test_a_place_or_a_socket_of_another_users_is_not_believed(tmp_path: Path, answerer: Control) -> None:
+def test_a_place_or_a_socket_of_another_users_is_not_believed(near: Path, answerer: Control) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can be somebody else")
-    place = tmp_path / "place"
+    place = near / "place"
     place.mkdir()
-    theirs = tmp_path / "theirs"
+    theirs = near / "theirs"
     theirs.mkdir()
     os.chown(theirs, 65534, 65534)
-    fd = os.open(tmp_path, os.O_PATH)
-    mount = overlay(b"ro")._replace(
-        place=os.fsencode(place), mountpoint=os.fsencode(tmp_path), mount_id=probe.mount_of(fd)
-    )
+    fd = os.open(near, os.O_PATH)
+    mount = overlay(b"ro")._replace(place=os.fsencode(place), mountpoint=os.fsencode(near), mount_id=probe.mount_of(fd))
     os.close(fd)
     listener = Listener(os.fsencode(theirs), answerer)
     with pytest.raises(PermissionError):  # a place of theirs, though the server is ours
