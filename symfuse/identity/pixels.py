@@ -21,7 +21,7 @@ from symfuse.identity.decoder import COMMAND, Decoder
 from symfuse.identity.verdict import DIGEST_BYTES, FINDING_BYTES, NO_DIGEST, Verdict
 from symfuse.identity.work import PROGRESS_INTERVAL_S, Files, Job, OnProgress, Work, verified
 
-#: Counted up whenever image.py finds something else in the same file.
+#: Counted up whenever image.py or digest.py finds something else in the same file.
 REVISION = 2
 #: Endings of the names that Keras, TensorFlow and torchvision take for images.
 IMAGE_ENDINGS = (b".jpg", b".jpeg", b".png", b".bmp", b".gif", b".webp", b".tif", b".tiff", b".ppm", b".pgm")

@@ -186,12 +186,12 @@ def test_different_images() -> None:
 def test_a_large_image_is_hashed_in_strips_and_is_the_same_image(monkeypatch: pytest.MonkeyPatch) -> None:
     pictures = [encoded(picture) for picture in (RGB, RGBA, SEE_THROUGH, DEEP)]
     whole = [digest(content) for content in pictures]
-    monkeypatch.setattr(image, "STRIP_PIXELS", 250)  # three rows, and one at the end
+    monkeypatch.setattr("symfuse.identity.digest.STRIP_PIXELS", 250)  # three rows, and one at the end
     assert [digest(content) for content in pictures] == whole
 
 
 def test_alpha_that_is_opaque_but_for_the_last_row_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image, "STRIP_PIXELS", 250)
+    monkeypatch.setattr("symfuse.identity.digest.STRIP_PIXELS", 250)
     alpha = Image.new("L", RGB.size, 255)
     alpha.putpixel((79, 63), 254)
     assert digest(encoded(Image.merge("RGBA", (*RGB.split(), alpha)))) != digest(encoded(RGB))
