@@ -11,6 +11,7 @@ from symfuse.dedup import Deduplicator
 from symfuse.identity import content, pixels
 from symfuse.identity.cache import Key, VerdictCache
 from symfuse.identity.verdict import Verdict
+from symfuse.names import is_image_name
 from symfuse.policy import BrokenImages, Finding, Kind, Policy, SameBy
 from symfuse.sameness import Sources, equal, has_digest, same_bytes
 from symfuse.source import reader
@@ -111,7 +112,7 @@ class Selection:
     def _has_image_name(self, nodeid: int) -> bool:
         """Whether the source behind a file, the first of its source, is an image by any name that it is shown under."""
         files = self._sources.files(self._sources.number(nodeid))
-        return any(pixels.is_image_name(self._view.entry(each)[1]) for each in files)
+        return any(is_image_name(self._view.entry(each)[1]) for each in files)
 
     def _digests(self, nodeids: Sequence[int]) -> bytearray:
         on_progress = self._reporter("comparing files", len(nodeids))

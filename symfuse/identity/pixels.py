@@ -23,8 +23,6 @@ from symfuse.identity.work import PROGRESS_INTERVAL_S, Files, Job, OnProgress, W
 
 #: Counted up whenever image.py or digest.py finds something else in the same file.
 REVISION = 2
-#: Endings of the names that Keras, TensorFlow and torchvision take for images.
-IMAGE_ENDINGS = (b".jpg", b".jpeg", b".png", b".bmp", b".gif", b".webp", b".tif", b".tiff", b".ppm", b".pgm")
 #: Each costs two descriptors and one for each file that it was given ahead, and few may have more than 1024.
 MAX_WORKERS = 128
 
@@ -48,11 +46,6 @@ def kind_of(directory: str) -> str:
         modules = sorted((entry.name, entry.stat().st_size) for entry in entries if entry.name.endswith(".so"))
     build = hashlib.sha256(repr(modules).encode()).hexdigest()[:16]
     return f"pixels/{REVISION}/pillow-{PIL.__version__}/{build}"
-
-
-def is_image_name(name: bytes) -> bool:
-    """Whether loaders take a file for an image by its name: it is broken, then, if it is no image."""
-    return name.lower().endswith(IMAGE_ENDINGS)
 
 
 def examine(

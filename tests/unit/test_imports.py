@@ -24,6 +24,7 @@ LAYERS = [
         "child",
         "mountinfo",
         "directories",
+        "names",
         "policy",
         "progress",
         "source",
