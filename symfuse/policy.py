@@ -27,6 +27,7 @@ class Kind(enum.StrEnum):
     LEAK = "leak"
     CONFLICT = "conflict"
     BROKEN = "broken"
+    SIDE_FILE = "side-file"
 
     @property
     def meaning(self) -> str:
@@ -55,6 +56,7 @@ _MEANINGS = {
     Kind.LEAK: "the same image is shown in another split",
     Kind.CONFLICT: "the same image is under several classes, and --conflicts drop was given",
     Kind.BROKEN: "the image cannot be decoded",
+    Kind.SIDE_FILE: "the image that it belongs to is hidden",
 }
 
 
@@ -86,7 +88,7 @@ Problem = Kind | Finding
 
 PROBLEMS = frozenset(Kind) - {
     *(Kind.DOT_ENTRY, Kind.DIR_LINK, Kind.NOT_UTF8),
-    *(Kind.DUPLICATE, Kind.LEAK, Kind.CONFLICT, Kind.BROKEN),
+    *(Kind.DUPLICATE, Kind.LEAK, Kind.CONFLICT, Kind.BROKEN, Kind.SIDE_FILE),
 }
 
 
@@ -174,6 +176,13 @@ class BrokenImages(enum.StrEnum):
     HIDE = "hide"
 
 
+class SideFiles(enum.StrEnum):
+    """Labels, masks and captions of images that are hidden for their content."""
+
+    FOLLOW = "follow"
+    KEEP = "keep"
+
+
 #: Which of the same images in several splits is shown, unless the user says otherwise.
 SPLIT_ORDER = (b"train", b"val", b"test")
 
@@ -204,6 +213,7 @@ class Policy:
     allow_roots: tuple[bytes, ...] = ()
     dedup: Dedup = Dedup()
     broken_images: BrokenImages = BrokenImages.SHOW
+    side_files: SideFiles = SideFiles.FOLLOW
     fail_on: frozenset[Problem] = field(default_factory=frozenset)
 
     @property

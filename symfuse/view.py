@@ -44,7 +44,7 @@ NEARLY_ALL = 0.9
 #: Choices that empty nothing, for nobody expects to see what they hide.
 ALWAYS_MEANT = frozenset({Kind.DOT_ENTRY, Kind.DIR_LINK, Kind.NOT_UTF8})
 #: What is hidden for another file; of a hundred copies one is enough.
-SAME_IMAGE = frozenset({Kind.DUPLICATE, Kind.LEAK, Kind.CONFLICT})
+SAME_IMAGE = frozenset({Kind.DUPLICATE, Kind.LEAK, Kind.CONFLICT, Kind.SIDE_FILE})
 #: Why a whole directory may be missing; what leads back to itself (a cycle, a loop) is none.
 LOSSES = frozenset({Kind.DANGLING, Kind.OUTSIDE, Kind.UNREADABLE})
 #: Links remembered, one for each directory, whose store may be absent, or not allowed.

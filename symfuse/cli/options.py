@@ -23,6 +23,7 @@ from symfuse.policy import (
     Outside,
     SameBy,
     Scope,
+    SideFiles,
 )  # fmt: skip
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -45,7 +46,7 @@ SAYS_NOEXEC = {"exec": False, "user": True, "users": True}
 FLAGS = ("allow_other", "eager", "foreground", "noexec", "stack")
 VALUES = (
     *("backend", "io", "outside", "dir_links", "dot_entries", "non_utf8"),
-    *("dedup", "dedup_scope", "layout", "split_order", "conflicts", "broken_images"),
+    *("dedup", "dedup_scope", "layout", "split_order", "conflicts", "broken_images", "side_files"),
 )
 LISTS = ("fail_on", "allow_root", "prefer")
 
@@ -219,6 +220,13 @@ _DECORATORS = (
         default=str(BrokenImages.SHOW),
         show_default=True,
         help="Images that cannot be decoded: show them, or decode all of them first and hide those.",
+    ),
+    click.option(
+        "--side-files",
+        type=click.Choice([str(choice) for choice in SideFiles]),
+        default=str(SideFiles.FOLLOW),
+        show_default=True,
+        help="Labels, masks and captions of images that are hidden: hide them as well, or keep them.",
     ),
     click.option(
         "--allow-other",

@@ -30,6 +30,7 @@ from symfuse.policy import (
     Problem,
     SameBy,
     Scope,
+    SideFiles,
 )  # fmt: skip
 
 #: The word for every problem a dataset can have.
@@ -40,7 +41,8 @@ PROBLEM_WORDS = tuple(dict.fromkeys([*map(str, Kind), *map(str, Finding)]))
 Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 Word = TypeVar("Word", str, Path, str | bytes)
 Choice = TypeVar(
-    "Choice", Backend, Io, Outside, DirLinks, DotEntries, NonUtf8, SameBy, Scope, Layout, Conflicts, BrokenImages
+    "Choice", Backend, Io, Outside, DirLinks, DotEntries, NonUtf8, SameBy, Scope, Layout, Conflicts, BrokenImages,
+    SideFiles,
 )  # fmt: skip
 
 
@@ -94,6 +96,7 @@ class MountRequest:
                     fail_on=frozenset(map(_problem, policy["fail_on"])),
                     dedup=_dedup(policy["dedup"]),
                     broken_images=BrokenImages(policy["broken_images"]),
+                    side_files=SideFiles(policy["side_files"]),
                 ),
             }
         )
@@ -142,6 +145,7 @@ def request(
     split_order: Iterable[str | bytes] | str | bytes = SPLIT_ORDER,
     conflicts: str = Conflicts.FIRST,
     broken_images: str = BrokenImages.SHOW,
+    side_files: str = SideFiles.FOLLOW,
     allow_other: bool = False,
     noexec: bool = False,
     eager: bool = False,
@@ -185,6 +189,7 @@ def request(
             conflicts=_choice(Conflicts, conflicts),
         ),
         broken_images=_choice(BrokenImages, broken_images),
+        side_files=_choice(SideFiles, side_files),
     )
     _refuse_idle(policy, allow_other=allow_other)
     return MountRequest(
@@ -221,6 +226,15 @@ def _refuse_idle(policy: Policy, *, allow_other: bool) -> None:
         raise UsageError("--fail-on unread does nothing while no files are read", "add --dedup bytes or pixels")
     if Kind.BROKEN in policy.fail_on and policy.broken_images is BrokenImages.SHOW:
         raise UsageError("--fail-on broken does nothing while no images are decoded", "add --broken-images hide")
+    for option, is_asked in (
+        ("--side-files keep", policy.side_files is SideFiles.KEEP),
+        (f"--fail-on {Kind.SIDE_FILE}", Kind.SIDE_FILE in policy.fail_on),
+    ):
+        if is_asked and not policy.looks_into_files:
+            cure = "add --dedup target, bytes or pixels, or --broken-images hide"
+            raise UsageError(f"{option} does nothing while no images are hidden for their content", cure)
+    if Kind.SIDE_FILE in policy.fail_on and policy.side_files is SideFiles.KEEP:
+        raise UsageError(f"--fail-on {Kind.SIDE_FILE} does nothing with --side-files keep", "leave out one of them")
 
 
 def kinds(words: Iterable[str] | str) -> frozenset[Problem]:

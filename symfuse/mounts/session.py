@@ -30,6 +30,7 @@ from symfuse.policy import (
     NonUtf8,
     SameBy,
     Scope,
+    SideFiles,
 )  # fmt: skip
 from symfuse.progress import hidden_line, warning_lines
 
@@ -60,6 +61,7 @@ def mounted(
     split_order: Iterable[str | bytes] | str | bytes = SPLIT_ORDER,
     conflicts: str = Conflicts.FIRST,
     broken_images: str = BrokenImages.SHOW,
+    side_files: str = SideFiles.FOLLOW,
     allow_other: bool = False,
     noexec: bool = False,
     eager: bool = False,
@@ -95,6 +97,7 @@ def mounted(
             split_order=split_order,
             conflicts=conflicts,
             broken_images=broken_images,
+            side_files=side_files,
             allow_other=allow_other,
             noexec=noexec,
             eager=eager,

@@ -99,7 +99,7 @@ TEXTS = {
 }
 #: What an option needs beside it to mean anything.
 BESIDE = dict.fromkeys(
-    ("dedup_scope", "layout", "prefer", "split_order", "conflicts"),
+    ("dedup_scope", "layout", "prefer", "split_order", "conflicts", "side_files"),
     (["--dedup", "bytes", "--dedup-scope", "all"], "dedup=bytes,dedup_scope=all"),
 )
 BESIDE["dedup_scope"] = (["--dedup", "bytes"], "dedup=bytes")

@@ -182,6 +182,16 @@ def test_what_does_nothing_without_dedup_is_refused(options: dict[str, Any], opt
     assert request("/", "/m", dedup="target", **options).policy.looks_into_files
 
 
+@pytest.mark.parametrize("options", [{"side_files": "keep"}, {"fail_on": "side-file"}])
+def test_side_files_go_with_images_that_are_hidden_for_their_content(options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="add --dedup target, bytes or pixels, or --broken-images hide"):
+        request("/", "/m", **options)
+    for hides in ({"dedup": "target"}, {"broken_images": "hide"}):
+        assert request("/", "/m", **hides, **options).policy.looks_into_files  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="leave out one of them"):
+        request("/", "/m", dedup="bytes", side_files="keep", fail_on="side-file")
+
+
 def test_narrowed_is_a_word_for_mounts_that_others_may_look_at() -> None:
     with pytest.raises(UsageError, match=r"^--fail-on narrowed does nothing on a private mount: add --allow-other"):
         request("/", "/m", fail_on="narrowed")
