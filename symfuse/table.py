@@ -264,6 +264,10 @@ class Table:
                 high = middle
         return low if low < len(self) and self.name(low) == name else None
 
+    def may_have(self, name: bytes) -> bool:
+        """False where `find` would find nothing: at once, also in a large directory."""
+        return name in self._names
+
     def not_utf8(self) -> list[int]:
         """The places of names that are not UTF-8."""
         if self._names.isascii():

@@ -25,6 +25,7 @@ LAYERS = [
         "mountinfo",
         "directories",
         "names",
+        "words",
         "policy",
         "progress",
         "source",
@@ -37,7 +38,8 @@ LAYERS = [
         "inos",
         "repeats",
     ),
-    *("nodes", "view", "identity", "layout", "sameness", "dedup", "selection", "explain", "counters", "control"),
+    *("nodes", "view", "census", "identity", "layout", "sameness", "dedup", "selection", "explain", "counters"),
+    "control",
     *("fuse", "mounts", "cli"),
 ]
 #: The package's front door and the `python -m` entry: they hold nothing but a lazy import of what is behind them.

@@ -1,0 +1,154 @@
+"""Which directories of a frozen view hold images, which hold what belongs to them, and which are array stores.
+
+By names alone, in one pass over the directories: a directory's files are looked at until one has the name of an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from symfuse.names import is_image_name
+from symfuse.view import PLACE_BITS, ROOT_NODEID, View
+from symfuse.words import IMAGE_WORDS, LABEL_WORDS, split_of, words
+
+STORE_ENDINGS = (b".zarr", b".n5")
+STORE_FILES = (b".zarray", b".zgroup", b"zarr.json")
+
+
+# What is known of a directory, as bits.
+_HOLDS_ITSELF = 1  # images in the directory itself
+_HOLDS_BELOW = 2  # images in directories below, but for label directories and array stores
+_IN_LABELS = 4
+_IN_STORE = 8
+
+
+class Counterparts(NamedTuple):
+    """The directories, by nodeid, whose images a label directory's files belong to.
+
+    `is_own` is False where they are all that stands beside it: then the place below the label directory has one more
+    name, that of the counterpart.
+    """
+
+    directories: tuple[int, ...]
+    is_own: bool
+
+
+class Census:
+    """What each directory of a frozen view holds, by nodeid."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        #: All directories; parents come first, and those of one directory in byte order.
+        self.directories: list[int] = [ROOT_NODEID]
+        for number in self.directories:  # which grows meanwhile
+            self.directories += view.directory(number).children.values()
+        self._flags = bytearray(max(self.directories) + 1)
+        #: Label directories that lie in no other.
+        self.labels: dict[int, Counterparts] = {}
+        for number in reversed(self.directories):
+            self._count(number)
+        for number in self.directories:
+            self._hand_down(number)
+
+    def holds_itself(self, number: int) -> bool:
+        """Whether a directory itself holds images, and is no label directory and no part of an array store."""
+        return self._flags[number] & (_HOLDS_ITSELF | _IN_LABELS | _IN_STORE) == _HOLDS_ITSELF
+
+    def holds_below(self, number: int) -> bool:
+        """Whether there is any such directory below this one."""
+        return self._flags[number] & (_HOLDS_BELOW | _IN_LABELS | _IN_STORE) == _HOLDS_BELOW
+
+    def holds_images(self, number: int) -> bool:
+        """Whether a directory holds images that count, at whatever depth."""
+        return self.holds_itself(number) or self.holds_below(number)
+
+    def is_in_labels(self, number: int) -> bool:
+        """Whether a directory is a label directory, or lies in one."""
+        return bool(self._flags[number] & _IN_LABELS)
+
+    def is_in_store(self, number: int) -> bool:
+        """Whether a directory is an array store, or lies in one."""
+        return bool(self._flags[number] & _IN_STORE)
+
+    def children(self, number: int) -> Iterable[int]:
+        """The directories that stand in one, in byte order."""
+        return self._view.directory(number).children.values()
+
+    def name(self, number: int) -> bytes:
+        """A directory's name; the root has none."""
+        directory = self._view.directory(number)
+        if directory.parent is None:
+            return b""
+        return self._view.table(directory.parent.number).name(directory.place)
+
+    def _count(self, number: int) -> None:
+        """Say of a directory what it holds, when that is said of all below it, and which of those are for labels."""
+        if self._is_store(number):
+            self._flags[number] = _IN_STORE
+            return
+        children = [*self.children(number)]
+        found = self._label_directories(children) if children else {}
+        for child in found:
+            self._flags[child] |= _IN_LABELS
+        self.labels |= found
+        if any(map(self.holds_images, children)):
+            self._flags[number] |= _HOLDS_BELOW
+        if self._holds_images_itself(number):
+            self._flags[number] |= _HOLDS_ITSELF
+
+    def _hand_down(self, number: int) -> None:
+        """What lies in a label directory or an array store is part of it."""
+        inherited = self._flags[number] & (_IN_LABELS | _IN_STORE)
+        if inherited:
+            for child in self.children(number):
+                self._flags[child] |= inherited
+                self.labels.pop(child, None)
+
+    def _holds_images_itself(self, number: int) -> bool:
+        try:
+            rows = self._view.rows(number)
+            return any(nodeid >> PLACE_BITS and is_image_name(name) for _, name, nodeid, *_ in rows)
+        except OSError:  # it was counted when it could not be frozen
+            return False
+
+    def _is_store(self, number: int) -> bool:
+        if self.name(number).lower().endswith(STORE_ENDINGS):
+            return True
+        try:
+            table = self._view.table(number)
+        except OSError:
+            return False
+        return any(table.may_have(name) and table.find(name) is not None for name in STORE_FILES)
+
+    def _label_directories(self, siblings: Sequence[int]) -> dict[int, Counterparts]:
+        """Those of all directories of one that are label directories."""
+        names = {number: frozenset(words(self.name(number))) for number in siblings}
+        for_labels = [number for number in siblings if not LABEL_WORDS.isdisjoint(names[number])]
+        if not for_labels:
+            return {}
+        found: dict[int, Counterparts] = {}
+        holders = [number for number in siblings if self.holds_images(number)]
+        by_rest: dict[frozenset[bytes], list[int]] = {}
+        for number in holders:
+            if names[number] and LABEL_WORDS.isdisjoint(names[number]):
+                by_rest.setdefault(names[number] - IMAGE_WORDS, []).append(number)
+        alone: list[int] = []  # whose names say nothing of whose labels they are
+        for number in for_labels:
+            rest = names[number] - IMAGE_WORDS - LABEL_WORDS
+            if rest in by_rest:
+                found[number] = Counterparts(tuple(by_rest[rest]), is_own=True)
+            elif not rest:
+                alone.append(number)
+        beside = tuple(number for number in holders if number not in found and number not in alone)
+        for number in alone:
+            if beside and self._is_of_all(number, beside):
+                found[number] = Counterparts(beside, is_own=False)
+        return found
+
+    def _is_of_all(self, number: int, beside: Sequence[int]) -> bool:
+        """Whether a directory with words for labels alone is no class of that name (`mask` beside `no_mask`)."""
+        if not self.holds_images(number):
+            return True
+        names = {self.name(each) for each in beside}
+        return any(map(split_of, names)) or not names.isdisjoint(map(self.name, self.children(number)))

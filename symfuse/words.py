@@ -1,0 +1,76 @@
+"""What the words of a directory's or file's name say: images, labels, or a split."""
+
+from __future__ import annotations
+
+import re
+from itertools import chain, pairwise
+
+
+def _set(text: str) -> frozenset[bytes]:
+    return frozenset(text.encode().split())
+
+
+IMAGE_WORDS = _set("image images img imgs photo photos picture pictures jpegimages rgb input inputs data")
+LABEL_WORDS = _set(
+    """label labels mask masks annotation annotations annos anno ann anns gt groundtruth ground truth target targets
+    segmentation segmentations seg segmentationclass segmentationobject caption captions depth bbox bboxes box boxes
+    trimap trimaps keypoints landmarks polygons xml"""
+)
+#: The words of splits, by what they mean: those of one line stand for each other in `--split-order`.
+SPLIT_MEANINGS = (
+    (b"train", b"training"),
+    (b"val", b"valid", b"validation", b"dev"),
+    (b"test", b"testing"),
+)
+FOLD = b"fold"
+#: With FOLD and a number behind it, all words that make a name a split's.
+SPLIT_WORDS = frozenset({*chain(*SPLIT_MEANINGS), b"trainval", b"eval", b"query", b"gallery"})
+#: Words that say nothing of which splits belong together.
+FILLERS = IMAGE_WORDS | LABEL_WORDS | _set("set split bounding")
+
+_RUN = re.compile(rb"[A-Za-z]+|[0-9]+")
+_CUT = re.compile(rb"(?<=[a-z])(?=[A-Z])")
+_KNOWN = IMAGE_WORDS | LABEL_WORDS | SPLIT_WORDS
+
+
+def words(name: bytes) -> list[bytes]:
+    """The runs of letters a to z of a name, in small letters, cut where a capital one follows a small one.
+
+    A run that is a known word as a whole (`GroundTruth`, `SegmentationClass`) is not cut.
+    """
+    return [word for word in _words_and_numbers(name) if not word.isdigit()]
+
+
+def _words_and_numbers(name: bytes) -> list[bytes]:
+    found: list[bytes] = []
+    for run in _RUN.findall(name):
+        lower = run.lower()
+        if lower in _KNOWN or lower == run:
+            found.append(lower)
+        else:
+            found += (word.lower() for word in _CUT.split(run))
+    return found
+
+
+def is_for_images(name: bytes) -> bool:
+    """Whether a name has words for images and no others."""
+    found = words(name)
+    return bool(found) and IMAGE_WORDS.issuperset(found)
+
+
+def split_words(name: bytes) -> set[bytes]:
+    """The words of splits in a name; a fold has its number."""
+    found = _words_and_numbers(name)
+    folds = {b"%s%d" % (FOLD, int(n)) for word, n in pairwise(found) if word == FOLD and n.isdigit()}
+    return folds | SPLIT_WORDS.intersection(found)
+
+
+def split_of(name: bytes) -> bytes | None:
+    """The split that a name stands for: the one word of a split that it has, a fold with its number; else None."""
+    found = split_words(name)
+    return found.pop() if len(found) == 1 else None
+
+
+def rest_of_split(name: bytes) -> frozenset[bytes]:
+    """The other words of a split's name, without those that say nothing: splits of one kind have the same."""
+    return frozenset(words(name)) - SPLIT_WORDS - FILLERS - {FOLD}
