@@ -21,7 +21,8 @@ from symfuse.access.mounter import Mounter, may_all, needed
 from symfuse.access.ways import Roots, Source, Ways, guard_of, keepers
 from symfuse.errors import SourceError
 from symfuse.links import NAME_MAX, Hop, Links, Neighbours, Unresolvable, join, kind_of, with_slash
-from symfuse.policy import DirLinks, DotEntries, Kind, NonUtf8, Outside, Policy
+from symfuse.policy import DirLinks, DotEntries, Kind, NameRule, NonUtf8, Outside, Policy
+from symfuse.rules import CLUTTER, NameRules, is_clutter
 from symfuse.source.identity import Guarded, Identity
 from symfuse.source.realpaths import LOOK, LOOK_INTO, NOT_REAL, opener, reopened
 from symfuse.source.volumes import Volumes
@@ -90,6 +91,7 @@ class Dataset:
             allowed = tuple(with_slash(path) for path in (self.root, *allowed_roots))
             self._roots = Roots(self.root, tuple(allowed_roots))
         self.links = Links(mountpoint=mountpoint, allowed=allowed)
+        self.rules = NameRules(policy.name_rules)
         self.volumes = Volumes()
         #: True when users other than whoever mounts may look.
         self.is_shared = confined
@@ -151,13 +153,16 @@ class Dataset:
         with self._opened(path) as fd, os.scandir(fd) as found:
             return next(found, None) is None
 
-    def entries(self, path: bytes, names: Iterable[Name], *, listed: Identity) -> Iterator[Entry]:
+    def entries(self, path: bytes, names: Iterable[Name], *, listed: Identity, within: bytes = b"") -> Iterator[Entry]:
         """What stands behind names of one directory, one entry for each.
+
+        `within` is the directory's path in the view, which counts where `rules.need_paths`.
 
         Errors: OSError; ESTALE when `path` is no longer the directory that was `listed`.
         """
         self.refresh()
         views = self.links.views_in(path)
+        has_rules, marked = bool(self.rules), CLUTTER.union(map(bytes.lower, views))  # locals: a million times
         waits = iter(range(_WAITED_FOR))
         with self._opened(path) as fd, self._looking(path, fd) as look:
             status = os.fstat(fd)
@@ -165,8 +170,9 @@ class Dataset:
             if self.is_shared:
                 proof.check_inode(fd, status, listed, self.volumes)
             for name, is_link in names:
-                if name[0] == _DOT or name in views or len(name) > NAME_MAX or not name.isascii():
-                    problem = self._name_problem(name, views)
+                if has_rules or name[0] == _DOT or name.lower() in marked or len(name) > NAME_MAX or not name.isascii():
+                    rule = self.deciding_rule(path, name, within) if has_rules else None
+                    problem = self._name_problem(name, views, rule)
                     if problem is not None:
                         yield Entry(None, problem)
                         continue
@@ -294,13 +300,44 @@ class Dataset:
             self.volumes.refresh()
             self._open_devices.clear()  # numbers are used again
 
-    def _name_problem(self, name: bytes, views: frozenset[bytes]) -> Kind | None:
-        """Why an entry cannot be shown whatever it is, if so. `views` are the names that views are mounted on."""
-        if name.startswith(b".") and self.policy.dot_entries is DotEntries.HIDE:
+    def deciding_rule(self, path: bytes, name: bytes, within: bytes) -> NameRule | None:
+        """Which of the user's rules decides about a name in the directory `path`, if one does.
+
+        `within` as for `entries`. The entry is looked at only where its type decides.
+        """
+        rule = self.rules.deciding(name, within, is_directory=False)
+        if not self.rules.need_types:
+            return rule
+        of_directory = self.rules.deciding(name, within, is_directory=True)
+        return of_directory if of_directory is not rule and self._is_directory(path, name) else rule
+
+    def _is_directory(self, path: bytes, name: bytes) -> bool:
+        """Whether a name in a directory is that of a directory, or of a link that may be followed to one."""
+        if name in self.links.views_in(path):
+            return True  # to look at it might be to wait for ourselves
+        try:
+            status = self.links.paths.lstat(join(path, name))
+            if stat.S_ISLNK(status.st_mode):
+                status = self.links.resolve(path, name).status
+        except (Unresolvable, OSError):
+            return False
+        return stat.S_ISDIR(status.st_mode)
+
+    def _name_problem(self, name: bytes, views: frozenset[bytes], rule: NameRule | None) -> Kind | None:
+        """Why an entry is not shown whatever it is, if so.
+
+        `views` are the names that views are mounted on. `rule` is the user's that decides, if one does: it takes the
+        place of what holds by default, but cures no problem.
+        """
+        if rule is not None and rule.hides:
+            return Kind.EXCLUDED
+        if rule is None and name.startswith(b".") and self.policy.dot_entries is DotEntries.HIDE:
             return Kind.DOT_ENTRY
+        if rule is None and is_clutter(name):
+            return Kind.CLUTTER
         if name in views:
             return Kind.RECURSIVE  # a link led to a directory that holds our mountpoint, say
-        if self.policy.non_utf8 is NonUtf8.HIDE and not is_utf8(name):
+        if rule is None and self.policy.non_utf8 is NonUtf8.HIDE and not is_utf8(name):
             return Kind.NOT_UTF8
         return Kind.UNREADABLE if len(name) > NAME_MAX else None
 

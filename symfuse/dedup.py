@@ -10,13 +10,13 @@ whatever the scope.
 
 from __future__ import annotations
 
-import fnmatch
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from symfuse.layout import Label, Labels, split_rank
 from symfuse.policy import Conflicts, Dedup, Finding, Kind, Scope
+from symfuse.rules import Glob
 from symfuse.view import View
 
 
@@ -46,6 +46,7 @@ class Deduplicator:
     def __init__(self, view: View, dedup: Dedup) -> None:
         self._view = view
         self._dedup = dedup
+        self._preferred = list(map(Glob, dedup.prefer))
         self._labels = Labels(view, dedup.layout)
         self._directories: dict[int, DirectoryOfCopies] = {}
 
@@ -64,8 +65,8 @@ class Deduplicator:
         if directory is None:
             directory = self._directories[number] = self._directory(number)
         path = directory.prefix + name
-        globs = self._dedup.prefer
-        preference = next((n for n, glob in enumerate(globs) if fnmatch.fnmatchcase(path, glob)), len(globs))
+        globs = self._preferred
+        preference = next((n for n, glob in enumerate(globs) if glob.fits(path)), len(globs))
         return Copy(preference, directory.split_rank, is_link or directory.is_linked, path, directory.label, nodeid)
 
     def _directory(self, number: int) -> DirectoryOfCopies:

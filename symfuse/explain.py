@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -168,7 +169,10 @@ class _Walk:
             instead = view.stand_in(number, place)
             if kind is Kind.DANGLING and (store := absent_store(view.dataset, directory.path, name)):
                 self._notes.append(store)
-            return self._not_shown(kind.meaning, kind, view.path(instead) if instead else None)
+            if kind is Kind.CLUTTER:
+                self._notes.append(f"to show it: --show {shlex.quote(os.fsdecode(name))}")
+            reason = kind.meaning if kind is not Kind.EXCLUDED else _excluded(view, number, name)
+            return self._not_shown(reason, kind, view.path(instead) if instead else None)
         child = view.child(number, place)
         if child is None:
             return number << PLACE_BITS | place
@@ -231,6 +235,14 @@ def _trace(view: View, directory: Directory, name: bytes, hops: list[Hop]) -> by
         return b""
     except OSError:  # no link
         return os.path.join(directory.path, name)
+
+
+def _excluded(view: View, number: int, name: bytes) -> str:
+    """Which glob hides a name of a directory."""
+    rule = view.dataset.deciding_rule(view.directory(number).path, name, view.path(number))
+    if rule is None or not rule.hides:  # it was a directory then, and is none now, or the other way round
+        return Kind.EXCLUDED.meaning
+    return f"--hide {shlex.quote(os.fsdecode(rule.glob))} was given for it"
 
 
 def _missing(view: View, directory: Directory, name: bytes) -> str:

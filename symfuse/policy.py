@@ -23,6 +23,8 @@ class Kind(enum.StrEnum):
     DOT_ENTRY = "dot-entry"
     DIR_LINK = "dir-link"
     NOT_UTF8 = "not-utf8"
+    CLUTTER = "clutter"
+    EXCLUDED = "excluded"
     DUPLICATE = "duplicate"
     LEAK = "leak"
     CONFLICT = "conflict"
@@ -52,6 +54,8 @@ _MEANINGS = {
     Kind.DOT_ENTRY: "its name begins with a dot",
     Kind.DIR_LINK: "a link to a directory, and --dir-links hide was given",
     Kind.NOT_UTF8: "its name is not UTF-8, and --non-utf8 hide was given",
+    Kind.CLUTTER: "a name that systems and tools leave behind",
+    Kind.EXCLUDED: "--hide GLOB was given for it",
     Kind.DUPLICATE: "the same image is shown at another place",
     Kind.LEAK: "the same image is shown in another split",
     Kind.CONFLICT: "the same image is under several classes, and --conflicts drop was given",
@@ -87,7 +91,7 @@ class Finding(enum.StrEnum):
 Problem = Kind | Finding
 
 PROBLEMS = frozenset(Kind) - {
-    *(Kind.DOT_ENTRY, Kind.DIR_LINK, Kind.NOT_UTF8),
+    *(Kind.DOT_ENTRY, Kind.DIR_LINK, Kind.NOT_UTF8, Kind.CLUTTER, Kind.EXCLUDED),
     *(Kind.DUPLICATE, Kind.LEAK, Kind.CONFLICT, Kind.BROKEN, Kind.SIDE_FILE),
 }
 
@@ -203,13 +207,25 @@ class Dedup:
 
 
 @dataclass(frozen=True, slots=True)
+class NameRule:
+    """`--hide GLOB` or `--show GLOB`. How a glob is read: `symfuse.rules.Glob`."""
+
+    hides: bool
+    glob: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
-    """What a view shows. `allow_roots` are absolute real paths: outside links into them are always followed."""
+    """What a view shows. `allow_roots` are absolute real paths: outside links into them are always followed.
+
+    Of the `name_rules` that match an entry the last one decides.
+    """
 
     outside: Outside = Outside.FOLLOW
     dir_links: DirLinks = DirLinks.FOLLOW
     dot_entries: DotEntries = DotEntries.HIDE
     non_utf8: NonUtf8 = NonUtf8.SHOW
+    name_rules: tuple[NameRule, ...] = ()
     allow_roots: tuple[bytes, ...] = ()
     dedup: Dedup = Dedup()
     broken_images: BrokenImages = BrokenImages.SHOW

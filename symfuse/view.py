@@ -27,7 +27,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 
 from symfuse.content import Content, File
-from symfuse.dataset import Dataset
+from symfuse.dataset import Dataset, Entry, Name
 from symfuse.inos import ROOT_INO, InoSpace, share
 from symfuse.nodes import Directory, Node, Shown, node_of
 from symfuse.policy import Finding, Kind
@@ -42,7 +42,7 @@ PLACE_MASK = (1 << PLACE_BITS) - 1
 #: A directory is emptied when so much of what it could show is hidden for its problems.
 NEARLY_ALL = 0.9
 #: Choices that empty nothing, for nobody expects to see what they hide.
-ALWAYS_MEANT = frozenset({Kind.DOT_ENTRY, Kind.DIR_LINK, Kind.NOT_UTF8})
+ALWAYS_MEANT = frozenset({Kind.DOT_ENTRY, Kind.DIR_LINK, Kind.NOT_UTF8, Kind.CLUTTER, Kind.EXCLUDED})
 #: What is hidden for another file; of a hundred copies one is enough.
 SAME_IMAGE = frozenset({Kind.DUPLICATE, Kind.LEAK, Kind.CONFLICT, Kind.SIDE_FILE})
 #: Why a whole directory may be missing; what leads back to itself (a cycle, a loop) is none.
@@ -227,7 +227,7 @@ class View:
             if table is None:
                 table = self._read_names(directory)
                 with self._lock:
-                    if directory.repeats:
+                    if self._may_share(directory):
                         table = self._shared.setdefault(directory.path, table)
                     self._seen |= {hash(directory.path), hash(_numbers(table.listed))}
                     directory.first_ino, directory.shared_inos = self._inos.divide(
@@ -240,11 +240,20 @@ class View:
 
     def _read_names(self, directory: Directory) -> Table:
         """The directory's table from disk; from memory when another link to the same source was listed before."""
-        table = self._shared.get(directory.path) if directory.repeats else None
+        table = self._shared.get(directory.path) if self._may_share(directory) else None
         if table is None:
             listed, names = self.dataset.names(directory.path, self._found_as(directory))
             table = Table(names, listed)
         return table
+
+    def _may_share(self, directory: Directory) -> bool:
+        """Whether other links to the same source show the same: not where globs judge by the path in the view."""
+        return directory.repeats and not self.dataset.rules.need_paths
+
+    def _entries(self, directory: Directory, table: Table, names: Iterable[Name]) -> Iterator[Entry]:
+        """What stands behind names of a directory. Errors: as `Dataset.entries`."""
+        within = self._shown_path(directory) if self.dataset.rules.need_paths else b""
+        return self.dataset.entries(directory.path, names, listed=table.listed, within=within)
 
     def _found_as(self, directory: Directory) -> Identity:
         """What a directory was when it was found."""
@@ -261,22 +270,20 @@ class View:
         if not table.is_chunk_frozen(place):
             with table.freezing:
                 if not table.is_chunk_frozen(place):
-                    entries = self.dataset.entries(directory.path, table.chunk(place), listed=table.listed)
-                    table.freeze(place, entries, self._traits)
+                    table.freeze(place, self._entries(directory, table, table.chunk(place)), self._traits)
         if table.unfrozen == 0 and not directory.is_frozen:  # perhaps by way of another link to the same source
             self._complete(directory, table)
 
     def _freeze_one(self, directory: Directory, table: Table, place: int, name: bytes) -> None:
         """Freeze one entry, whatever others wait for. Costs an open of the directory more than as part of a chunk."""
         # Whether it is a link is seen when it is looked at.
-        entries = self.dataset.entries(directory.path, [(name, False)], listed=table.listed)
-        table.freeze_one(place, next(entries), self._traits)
+        table.freeze_one(place, next(self._entries(directory, table, [(name, False)])), self._traits)
 
     def _look_again(self, directory: Directory, table: Table) -> None:
         """Look once more at what a flaky storage failed to show, before anybody is told that it is not there."""
         places = sorted(table.transient)
         names = [(table.name(place), False) for place in places]
-        for place, entry in zip(places, self.dataset.entries(directory.path, names, listed=table.listed), strict=True):
+        for place, entry in zip(places, self._entries(directory, table, names), strict=True):
             if table.look_again(place, entry, self._traits):
                 self._take_back(table, place)
 

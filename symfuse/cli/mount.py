@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from symfuse.cli.options import as_path, mount_options
+from symfuse.cli.options import InOrder, as_path, mount_options
 from symfuse.cli.output import complain, frozen_line, hidden_lines, quoted, say, say_hidden, warn
 from symfuse.cli.progress import ProgressDisplay
 from symfuse.control import Message
@@ -22,7 +22,7 @@ from symfuse.mounts.serve import log_to_stderr
 MOMENT_S = 1.0
 
 
-@click.command("mount")
+@click.command("mount", cls=InOrder)
 @click.argument("source", type=as_path)
 @click.argument("mountpoint", type=as_path)
 @mount_options

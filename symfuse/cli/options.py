@@ -19,6 +19,7 @@ from symfuse.policy import (
     DotEntries,
     Io,
     Layout,
+    NameRule,
     NonUtf8,
     Outside,
     SameBy,
@@ -27,6 +28,9 @@ from symfuse.policy import (
 )  # fmt: skip
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+#: Where a context keeps the rules that `-o` gives.
+_RULES = "symfuse.name_rules"
 
 #: What mount(8) and fstab may add and a read-only view may ignore: it restricts nothing, or what holds anyhow (`ro`,
 #: `nosuid`, `nodev`, `nosymfollow`). `rw`, `suid` and `dev` ask for what no mount of ours gives. Source: mount(8),
@@ -49,6 +53,8 @@ VALUES = (
     *("dedup", "dedup_scope", "layout", "split_order", "conflicts", "broken_images", "side_files"),
 )
 LISTS = ("fail_on", "allow_root", "prefer")
+#: Of these the order counts, also among each other.
+RULES = ("hide", "show")
 
 
 def as_path(text: str) -> bytes:
@@ -80,15 +86,34 @@ def _take_mount_options(ctx: click.Context, _param: click.Parameter, texts: tupl
         if name in SAYS_NOEXEC:
             said["noexec"] = SAYS_NOEXEC[name]
             continue
-        if name not in (*FLAGS, *VALUES, *LISTS) or name not in known:
+        if name not in (*FLAGS, *VALUES, *LISTS, *RULES) or name not in known:
             raise click.UsageError(f"unknown mount option {name!r}", ctx)
         if (value is None) is not (name in FLAGS):
             raise click.UsageError(f"mount option {name!r} takes {'no' if name in FLAGS else 'a'} value", ctx)
-        if name in LISTS:
+        if name in RULES:
+            ctx.meta.setdefault(_RULES, []).append(_name_rule(name, value or ""))
+        elif name in LISTS:
             said.setdefault(name, []).append(value)
         else:
             said[name] = True if value is None else value
     ctx.default_map = {**(ctx.default_map or {}), **said}
+
+
+def _name_rule(option: str, glob: str) -> NameRule:
+    return NameRule(hides=option == "hide", glob=os.fsencode(glob))
+
+
+class InOrder(click.Command):
+    """A command whose `--hide` and `--show` become `name_rules`: those of `-o`, then the others, in their order."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Errors: click.UsageError."""
+        _values, _rest, given = self.make_parser(ctx).parse_args(list(args))
+        rest = super().parse_args(ctx, args)
+        globs = {name: iter(ctx.params.pop(name) or ()) for name in RULES}
+        said = [_name_rule(param.name, next(globs[param.name])) for param in given if param.name in globs]
+        ctx.params["name_rules"] = [*ctx.meta.get(_RULES, ()), *said]
+        return rest
 
 
 def _split_kinds(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> list[str]:
@@ -171,6 +196,20 @@ _DECORATORS = (
         default=str(NonUtf8.SHOW),
         show_default=True,
         help="Entries whose name is not UTF-8, which many loaders fail at: show them with a warning, or hide them.",
+    ),
+    click.option(
+        "--hide",
+        metavar="GLOB",
+        multiple=True,
+        help="Hide entries whose name matches, or whose path in the view where GLOB has a slash; directories only "
+        "where it ends with one. Repeatable: of all --hide and --show that match, the last decides.",
+    ),
+    click.option(
+        "--show",
+        metavar="GLOB",
+        multiple=True,
+        help="Show entries that match, though they begin with a dot or are called as systems and tools call what they "
+        "leave behind (__MACOSX, lost+found, Thumbs.db).",
     ),
     click.option(
         "--dedup",

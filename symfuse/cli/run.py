@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import click
 
-from symfuse.cli.options import as_path, mount_options
+from symfuse.cli.options import InOrder, as_path, mount_options
 from symfuse.cli.output import complain, frozen_line, hidden_lines, say_hidden, warn
 from symfuse.cli.progress import ProgressDisplay
 from symfuse.errors import ExitStatus, SymfuseError
@@ -36,7 +36,7 @@ GRACE_S = 10.0
 SI_KERNEL = 0x80
 
 
-class WithCommand(click.Command):
+class WithCommand(InOrder):
     """Everything after the first `--` is the command, whatever it looks like."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

@@ -24,6 +24,7 @@ from symfuse.policy import (
     Io,
     Kind,
     Layout,
+    NameRule,
     NonUtf8,
     Outside,
     Policy,
@@ -32,6 +33,7 @@ from symfuse.policy import (
     Scope,
     SideFiles,
 )  # fmt: skip
+from symfuse.rules import Glob
 
 #: The word for every problem a dataset can have.
 ANY = "any"
@@ -92,6 +94,7 @@ class MountRequest:
                     dir_links=DirLinks(policy["dir_links"]),
                     dot_entries=DotEntries(policy["dot_entries"]),
                     non_utf8=NonUtf8(policy["non_utf8"]),
+                    name_rules=tuple(NameRule(rule["hides"], _bytes(rule["glob"])) for rule in policy["name_rules"]),
                     allow_roots=tuple(map(_bytes, policy["allow_roots"])),
                     fail_on=frozenset(map(_problem, policy["fail_on"])),
                     dedup=_dedup(policy["dedup"]),
@@ -138,6 +141,9 @@ def request(
     dir_links: str = DirLinks.FOLLOW,
     dot_entries: str = DotEntries.HIDE,
     non_utf8: str = NonUtf8.SHOW,
+    name_rules: Iterable[NameRule] = (),
+    hide: Iterable[str | bytes] | str | bytes = (),
+    show: Iterable[str | bytes] | str | bytes = (),
     dedup: str = SameBy.OFF,
     dedup_scope: str = Scope.CLASS,
     layout: str = Layout.AUTO,
@@ -152,6 +158,8 @@ def request(
     remove_mountpoint: bool = False,
 ) -> MountRequest:
     """The request that the user's words make. `outside` is None unless the user chose.
+
+    `name_rules` are those of a command line, in its order; all of `hide` count after them, all of `show` after that.
 
     Errors: UsageError for words that are no choice, or choices that contradict each other; MountpointError when the
     path of the mountpoint does not respond.
@@ -178,13 +186,14 @@ def request(
         dir_links=_choice(DirLinks, dir_links),
         dot_entries=_choice(DotEntries, dot_entries),
         non_utf8=_choice(NonUtf8, non_utf8),
+        name_rules=tuple(map(_name_rule, (*name_rules, *_rules(hide, hides=True), *_rules(show, hides=False)))),
         allow_roots=tuple(_allow_root(directory) for directory in _several(allow_root)),
         fail_on=kinds(fail_on),
         dedup=Dedup(
             same_by=_choice(SameBy, dedup),
             scope=_choice(Scope, dedup_scope),
             layout=_choice(Layout, layout),
-            prefer=tuple(map(os.fsencode, _several(prefer))),
+            prefer=tuple(map(_preference, _several(prefer))),
             split_order=tuple(name for names in _several(split_order) for name in os.fsencode(names).split(b",")),
             conflicts=_choice(Conflicts, conflicts),
         ),
@@ -220,6 +229,8 @@ def _refuse_idle(policy: Policy, *, allow_other: bool) -> None:
     idle = next((option for option, is_asked in asked.items() if is_asked), None)
     if idle is not None and dedup.same_by is SameBy.OFF:
         raise UsageError(f"{idle} does nothing while no images are compared", "add --dedup target, bytes or pixels")
+    if Kind.EXCLUDED in policy.fail_on and not any(rule.hides for rule in policy.name_rules):
+        raise UsageError("--fail-on excluded does nothing while nothing is to be hidden", "add --hide GLOB")
     if Finding.NARROWED in policy.fail_on and not allow_other:
         raise UsageError("--fail-on narrowed does nothing on a private mount", "add --allow-other")
     if Finding.UNREAD in policy.fail_on and not policy.reads_files:
@@ -277,6 +288,33 @@ def _allow_root(directory: Path) -> bytes:
     if not is_directory:
         raise UsageError(f"--allow-root {os.fsdecode(directory)} is not a directory", "name a directory")
     return path
+
+
+def _rules(globs: Iterable[str | bytes] | str | bytes, *, hides: bool) -> Iterable[NameRule]:
+    return (NameRule(hides, os.fsencode(glob)) for glob in _several(globs))
+
+
+def _name_rule(rule: NameRule) -> NameRule:
+    """The same rule. Errors: UsageError when it could never match."""
+    _glob("--hide" if rule.hides else "--show", rule.glob)
+    return rule
+
+
+def _preference(text: str | bytes) -> bytes:
+    """Errors: UsageError when it could never match."""
+    glob = os.fsencode(text)
+    if _glob("--prefer", glob).is_for_directories:
+        shown = os.fsdecode(glob)
+        raise UsageError(f"--prefer {shown} means directories, and files are compared", f"write {shown}*")
+    return glob
+
+
+def _glob(option: str, text: bytes) -> Glob:
+    """Errors: UsageError."""
+    try:
+        return Glob(text)
+    except ValueError as error:
+        raise UsageError(f"{option}: {error}", "write a name or a path, such as '*.txt' or 'raw/*'") from None
 
 
 def _choice(choices: type[Choice], word: str) -> Choice:

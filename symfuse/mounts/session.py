@@ -54,6 +54,8 @@ def mounted(
     dir_links: str = DirLinks.FOLLOW,
     dot_entries: str = DotEntries.HIDE,
     non_utf8: str = NonUtf8.SHOW,
+    hide: Iterable[str | bytes] | str | bytes = (),
+    show: Iterable[str | bytes] | str | bytes = (),
     dedup: str = SameBy.OFF,
     dedup_scope: str = Scope.CLASS,
     layout: str = Layout.AUTO,
@@ -68,11 +70,11 @@ def mounted(
 ) -> Iterator[MountedPath]:
     """Mount a dataset for the length of a block; the block gets the mountpoint.
 
-    The options are those of `symfuse mount`. Without `at` the mountpoint is a temporary directory, removed at the end.
-    The server is a process of its own. It unmounts when the block ends and when this process dies, even if killed;
-    what still uses the mount then is served until it is done. Images under several classes or in several splits are
-    warned of in the log `symfuse`, and so is what is hidden, as soon as that is known. The path is a `str` that can be
-    asked: `path.status()`, `path.hidden()`.
+    The options are those of `symfuse mount`; here all globs of `show` count after all of `hide`. Without `at` the
+    mountpoint is a temporary directory, removed at the end. The server is a process of its own. It unmounts when the
+    block ends and when this process dies, even if killed; what still uses the mount then is served until it is done.
+    Images under several classes or in several splits are warned of in the log `symfuse`, and so is what is hidden, as
+    soon as that is known. The path is a `str` that can be asked: `path.status()`, `path.hidden()`.
 
     Errors: SymfuseError, before the block, when it cannot be mounted; after it, unless the block itself raised, when
     the server died meanwhile. The log says so at once, and reading fails from then on.
@@ -90,6 +92,8 @@ def mounted(
             dir_links=dir_links,
             dot_entries=dot_entries,
             non_utf8=non_utf8,
+            hide=hide,
+            show=show,
             dedup=dedup,
             dedup_scope=dedup_scope,
             layout=layout,

@@ -24,7 +24,7 @@ from symfuse.cli.progress import ProgressDisplay
 from symfuse.errors import ExitStatus, MountBusy, NotMounted
 from symfuse.mountinfo import FSTYPE, MountEntry
 from symfuse.mounts.request import MountRequest
-from symfuse.policy import Backend, DirLinks, DotEntries, Kind, Outside
+from symfuse.policy import Backend, DirLinks, DotEntries, Kind, NameRule, Outside
 from symfuse.progress import Progress
 from tests.support.mounting import MYSELF
 
@@ -95,6 +95,8 @@ TEXTS = {
     ],
     "allow_root": [(["DIR", "SRC"], "allow_root=DIR,allow_root=SRC")],
     "prefer": [(["val/*", "*.png"], "prefer=val/*,prefer=*.png")],
+    "hide": [(["*.txt", "a\\b,c", "raw/"], r"hide=*.txt,hide=a\\b\,c,hide=raw/")],
+    "show": [([".zarray", "/x"], "show=.zarray,show=/x")],
     "split_order": [(["val,train"], "split_order=val:train")],
 }
 #: What an option needs beside it to mean anything.
@@ -151,6 +153,34 @@ def test_an_option_of_its_own_outweighs_o(requested: Any) -> None:
     assert requested("mount", "-o", "backend=fusepy", "--backend", "kernel", "SRC", "MNT").backend is Backend.KERNEL
 
 
+def test_hide_and_show_keep_their_order_and_follow_those_of_o(requested: Any) -> None:
+    """Of all that match an entry the last decides."""
+
+    def asked(*arguments: str) -> list[str]:
+        rules = requested(*arguments).policy.name_rules
+        return [("-" if rule.hides else "+") + os.fsdecode(rule.glob) for rule in rules]
+
+    words = ("--hide", "*.txt", "--show=a.txt", "--hide", "raw/")
+    assert asked("mount", *words, "SRC", "MNT") == ["-*.txt", "+a.txt", "-raw/"]
+    assert asked("mount", "--show", "a", "SRC", "--hide", "b", "MNT", "--show", "c") == ["+a", "-b", "+c"]
+    assert asked("SRC", "MNT", "-o", "show=a,hide=b,rw,show=c") == ["+a", "-b", "+c"]
+    assert asked("mount", "--hide", "x", "-o", "show=a,hide=b", "SRC", "MNT", "-oshow=c") == ["+a", "-b", "+c", "-x"]
+    assert asked("mount", "--hide", os.fsdecode(b"\xff,*"), "SRC", "MNT") == [os.fsdecode(b"-\xff,*")]
+    assert asked("mount", "SRC", "MNT") == []
+
+
+def test_run_keeps_the_order_of_hide_and_show(monkeypatch: pytest.MonkeyPatch, requested: Any) -> None:
+    seen: list[MountRequest] = []
+
+    def check(request: MountRequest, **_: object) -> None:
+        seen.append(request)
+        raise MountBusy("seen")
+
+    monkeypatch.setattr("symfuse.mounts.preflight.check", check)
+    assert main(["run", "--show", "a", "--hide", "b", "SRC", "--", "ls", "--hide", "c"]) == ExitStatus.RUN_FAILED
+    assert seen[0].policy.name_rules == (NameRule(False, b"a"), NameRule(True, b"b"))
+
+
 def test_what_mount_and_fstab_add_is_ignored(requested: Any) -> None:
     plain = requested("SRC", "MNT")
     added = "rw,defaults,nofail,noauto,_netdev,x-systemd.automount,x-gvfs-name=my%20data,dev,suid,nosuid,owner,noatime"
@@ -199,6 +229,12 @@ def test_mount_options_that_are_refused(
         (["mount", "--bogus", "a", "b"], "--bogus"),
         (["mount", "", "b"], "an empty path"),
         (["umount"], "MOUNTPOINT"),
+        (["mount", "--hide", "", "SRC", "/m"], "--hide: an empty glob matches nothing: write a name or a path"),
+        (["mount", "--show", "/", "SRC", "/m"], "--show: an empty glob matches nothing: write a name or a path"),
+        (["mount", "-o", "hide=", "SRC", "/m"], "--hide: an empty glob matches nothing: write a name or a path"),
+        (["mount", "--dedup", "bytes", "--prefer", "", "SRC", "/m"], "--prefer: an empty glob"),
+        (["mount", "--dedup", "bytes", "--prefer", "val/", "SRC", "/m"], "--prefer val/ means directories"),
+        (["mount", "--fail-on", "excluded", "SRC", "/m"], "add --hide GLOB"),
         (["mount", "--outside", "follow", "--allow-other", "a", "b"], "--allow-root"),
         (["why", "/etc/passwd", "--source", "/proc"], "/etc/passwd is not in /proc"),
     ],

@@ -158,6 +158,7 @@ def test_preferred_globs_come_first_in_their_order(tmp_path: Path) -> None:
     root = tree(tmp_path / "dataset", {"cat": {"a.jpg": b"A", "b.png": b"A", "c.bmp": b"A"}})
     assert what_is_shown(root, replace(BYTES, prefer=(b"*.webp", b"*.bmp", b"*.png"))) == ["cat/c.bmp"]
     assert what_is_shown(root, replace(BYTES, prefer=(b"cat/b*",))) == ["cat/b.png"]
+    assert what_is_shown(root, replace(BYTES, prefer=(b"b*", b"/cat/c*"))) == ["cat/c.bmp"]
 
 
 def test_splits_come_in_their_order_by_any_of_their_names(tmp_path: Path) -> None:

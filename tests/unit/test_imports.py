@@ -27,6 +27,7 @@ LAYERS = [
         "names",
         "words",
         "policy",
+        "rules",
         "progress",
         "source",
         "access",

@@ -22,7 +22,7 @@ from symfuse.mounts.request import MountRequest, absolute, kinds, request
 from symfuse.mounts.session import place
 from symfuse.mounts.table import MountEntry
 from symfuse.mounts.visible import visible
-from symfuse.policy import PROBLEMS, Backend, DirLinks, DotEntries, Finding, Kind, Outside, Policy
+from symfuse.policy import PROBLEMS, Backend, DirLinks, DotEntries, Finding, Kind, NameRule, Outside, Policy
 from symfuse.progress import Progress
 
 # -- table ------------------------------------------------------------------------------------------------------------
@@ -106,6 +106,7 @@ def test_a_request_survives_the_pipe() -> None:
             outside=Outside.HIDE,
             dir_links=DirLinks.HIDE,
             dot_entries=DotEntries.SHOW,
+            name_rules=(NameRule(False, b"\xff,*"), NameRule(True, b"raw/")),
             allow_roots=(b"/srv/\xfe", b"/x"),
             fail_on=frozenset({Kind.LOOP, Kind.CYCLE}),
         ),
@@ -143,6 +144,13 @@ def test_dot_dot_is_resolved_as_the_kernel_does(tmp_path: Path) -> None:
 def test_any_is_every_problem_and_no_choice(words: str) -> None:
     assert kinds(words) == {*PROBLEMS, Finding.EMPTIED}
     assert Kind.DOT_ENTRY not in kinds(words)
+
+
+def test_in_python_all_that_is_shown_counts_after_all_that_is_hidden() -> None:
+    made = request("/", "/m", show="a", hide=["b", b"\xff"], name_rules=[NameRule(False, b"first")])
+    assert [(rule.hides, rule.glob) for rule in made.policy.name_rules] == [
+        *((False, b"first"), (True, b"b"), (True, b"\xff"), (False, b"a")),
+    ]
 
 
 def test_words_that_are_no_choice_are_refused_with_the_choices() -> None:

@@ -15,7 +15,7 @@ def test_every_kind_says_in_one_line_what_it_means(kind: Kind) -> None:
 
 def test_what_the_user_asked_to_hide_is_no_problem_of_the_dataset() -> None:
     asked = {
-        *(Kind.DOT_ENTRY, Kind.DIR_LINK, Kind.NOT_UTF8),
+        *(Kind.DOT_ENTRY, Kind.DIR_LINK, Kind.NOT_UTF8, Kind.CLUTTER, Kind.EXCLUDED),
         *(Kind.DUPLICATE, Kind.LEAK, Kind.CONFLICT, Kind.BROKEN, Kind.SIDE_FILE),
     }
     assert set(Kind) - PROBLEMS == asked

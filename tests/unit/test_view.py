@@ -247,9 +247,9 @@ def seen_by(view: View, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     seen: list[bytes] = []
     resolve = Dataset.entries
 
-    def entries(self: Dataset, path: bytes, names: list[tuple[bytes, bool]], *, listed: Identity) -> Iterator[Any]:
+    def entries(self: Dataset, path: bytes, names: list[tuple[bytes, bool]], **where: Any) -> Iterator[Any]:
         seen.extend(name for name, _ in names)
-        return resolve(self, path, names, listed=listed)
+        return resolve(self, path, names, **where)
 
     monkeypatch.setattr(Dataset, "entries", entries)
     return seen
