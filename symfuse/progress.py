@@ -28,7 +28,8 @@ class Progress:
     """What was frozen so far, and what is hidden.
 
     `content_bytes` is the size of all files; `examples` holds the first paths of each kind. `hints` say what may be
-    behind all that: whole sentences for the user.
+    behind all that: whole sentences for the user. `unremembered` counts files that were read to compare or decode them,
+    and will be read again at the next mount.
     """
 
     directories: int = 0
@@ -39,6 +40,7 @@ class Progress:
     findings: Counter[Finding] = field(default_factory=Counter)
     finding_examples: dict[Finding, list[str]] = field(default_factory=dict)
     hints: list[str] = field(default_factory=list)
+    unremembered: int = 0
     complete: bool = False
     error: str | None = None
 
@@ -88,6 +90,7 @@ class Progress:
             "findings": {str(finding): number for finding, number in sorted(self.findings.items())},
             "finding_examples": {str(finding): paths for finding, paths in sorted(self.finding_examples.items())},
             "hints": list(self.hints),
+            "unremembered": self.unremembered,
             "complete": self.complete,
             "error": self.error,
         }
@@ -101,6 +104,7 @@ PROGRESS_SHAPE: dict[str, Any] = {
     "findings": Table(Finding, Number()),
     "finding_examples": Table(Finding, [str]),
     "hints": [str],
+    "unremembered": Number(),
     "complete": bool,
     "error": Maybe(str),
 }

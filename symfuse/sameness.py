@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from symfuse.identity.cache import Key
 from symfuse.identity.verdict import DIGEST_BYTES, NO_DIGEST
-from symfuse.identity.work import key_of
+from symfuse.identity.work import Job
+from symfuse.source import lasting, reader
 from symfuse.source.identity import Identity
+from symfuse.source.lasting import Volume
 from symfuse.table import identity_of
 from symfuse.view import View
 
@@ -40,6 +42,8 @@ class Sources:
         self._links = array("Q", [0])  # from each place to the next
         self._dropped: set[int] = set()
         self._are_numbered: dict[int, bool] = {}  # by device
+        self._volumes: dict[int, Volume] = {}  # by device
+        self._born: set[tuple[int, int]] = set()  # numbers of open files that have a time of birth, where that counts
         numbers: defaultdict[int, dict[object, int]] = defaultdict(dict)  # device -> what names a source -> its number
         stamps = array("Q")  # a hash of size and times, by source
         for nodeid, trait, row in view.files():
@@ -85,11 +89,45 @@ class Sources:
         return [self._key(nodeid, identity) for nodeid, identity in zip(nodeids, identities, strict=True)]
 
     def _key(self, nodeid: int, identity: Identity) -> Key:
-        key = key_of(identity)
-        if self._is_numbered(identity.dev, nodeid):
-            return key
+        device, ino, size, mtime_ns, ctime_ns = identity[:5]
+        if self._is_numbered(device, nodeid):
+            volume = self._volumes.get(device) or self._volume(device, nodeid)
+            return volume.number(ctime_ns), ino, size, mtime_ns, ctime_ns
         digest = hashlib.sha256(repr(self._path(nodeid)).encode()).digest()
-        return (int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:16], "little"), *key[2:])
+        return int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:16], "little"), size, mtime_ns, ctime_ns
+
+    def found(self, fd: int) -> Identity:
+        """What an open file is now. Errors: OSError."""
+        found = reader.found(fd, self._view.dataset.volumes)
+        volume = self._volumes.get(found.dev)
+        if volume is not None and volume.has_birth_time(fd, found):
+            self._born.add((found.dev, found.ino))
+        return found
+
+    def lasting(self, jobs: Sequence[Job], begun_ns: int) -> list[bool]:
+        """See `identity.work.Files`: for files that were `found` just before."""
+        is_there: dict[Volume, bool] = {}
+        are_lasting = []
+        for _index, nodeid, (_volume, _ino, _size, mtime_ns, ctime_ns), identity in jobs:
+            volume = self._volume(identity.dev, nodeid)
+            if volume not in is_there:
+                is_there[volume] = volume.is_still_there()
+            born = (identity.dev, identity.ino)
+            is_settled = volume.is_settled(mtime_ns, ctime_ns, begun_ns, has_birth_time=born in self._born)
+            self._born.discard(born)
+            are_lasting.append(is_settled and is_there[volume])
+        return are_lasting
+
+    def _volume(self, device: int, nodeid: int) -> Volume:
+        """What a device number stands for; `nodeid` is a file there."""
+        found = self._volumes.get(device)
+        if found is None:
+            try:
+                found = lasting.volume(device, self._view.source_path(nodeid), self._view.dataset.volumes)
+            except OSError:
+                found = lasting.UNKNOWN
+            self._volumes[device] = found
+        return found
 
     def files(self, number: int) -> Iterator[int]:
         """The nodeids of all files of a source."""

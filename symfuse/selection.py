@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from symfuse.dedup import Deduplicator
 from symfuse.identity import content, pixels
 from symfuse.identity.cache import Key, VerdictCache
 from symfuse.identity.verdict import Verdict
+from symfuse.identity.work import Job
 from symfuse.names import is_image_name
 from symfuse.policy import BrokenImages, Finding, Kind, Policy, SameBy
 from symfuse.sameness import Sources, equal, has_digest, same_bytes
-from symfuse.source import reader
 from symfuse.source.identity import Identity
 from symfuse.view import View
 
@@ -54,6 +54,7 @@ class Selection:
         self._stop = stop
         self._sources = Sources(view)
         self._unread: set[int] = set()  # nodeids
+        self._forgotten: set[int] = set()  # nodeids of what was read and is not remembered
 
     def run(self) -> None:
         """Look into what must be looked into, hide what is to be hidden, and tell what could not be looked into."""
@@ -61,6 +62,7 @@ class Selection:
         if not self._stop.is_set():
             for nodeid in sorted(self._unread):
                 self._view.report(Finding.UNREAD, [nodeid])
+            self._view.note_unremembered(len(self._forgotten))
 
     def _hide(self) -> None:
         """Broken images first, so that none of them stands for others."""
@@ -89,11 +91,19 @@ class Selection:
 
     def found(self, fd: int) -> Identity:
         """See `identity.work.Files`."""
-        return reader.found(fd, self._view.dataset.volumes)
+        return self._sources.found(fd)
 
     def open(self, nodeid: int) -> int:
         """See `identity.work.Files`: who reads it verifies afterwards."""
         return self._view.open_unverified(nodeid)
+
+    def lasting(self, jobs: Sequence[Job], begun_ns: int) -> list[bool]:
+        """See `identity.work.Files`."""
+        return self._sources.lasting(jobs, begun_ns)
+
+    def forgotten(self, nodeids: Iterable[int]) -> None:
+        """See `identity.work.Files`."""
+        self._forgotten.update(nodeids)
 
     def _examine(self) -> pixels.Findings:
         nodeids = self._sources.nodeids

@@ -479,6 +479,11 @@ class View:
         with self._lock:
             self._report(finding, list(nodeids), named)
 
+    def note_unremembered(self, files: int) -> None:
+        """So many files were read, and will be read again at the next mount."""
+        with self._lock:
+            self._progress.unremembered = files
+
     def _withdraw(self, finding: Finding, nodeid: int) -> None:
         """A finding about a single entry no longer holds, if there was one. Called with _lock held."""
         if self._findings.remove(finding, nodeid):

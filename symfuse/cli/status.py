@@ -106,6 +106,8 @@ def _rows(status: Message) -> Iterator[tuple[str, str]]:
             yield "hidden", line
         for line in warning_lines(frozen):
             yield "warning", line
+        if frozen["unremembered"]:
+            yield "read again", _unremembered(frozen["unremembered"])
         if status["stale"]:
             yield "stale", _stale(status["stale"], status["stale_examples"])
     for path in status["hanging"]:
@@ -121,3 +123,11 @@ def _rows(status: Message) -> Iterator[tuple[str, str]]:
 def _stale(number: int, examples: list[str]) -> str:
     changed = "source changed or vanished: " if number == 1 else "sources changed or vanished: "
     return f"{number:,} {changed}" + ", ".join(first_of(number, examples))
+
+
+def _unremembered(number: int) -> str:
+    files = "1 file is" if number == 1 else f"{number:,} files are"
+    return (
+        f"{files} not remembered but read again at the next mount: just changed, on a file system that does not say"
+        " when they change, or without a cache (see the log)"
+    )

@@ -28,7 +28,8 @@ try:
 except ImportError:  # some builds of Python lack it: `open` says so, and nothing that needs it is reached
     HAS_SQLITE = False
 
-#: Two numbers that name a source (its device and inode, or a digest of its path), then size, mtime_ns, ctime_ns.
+#: Two numbers that name a source (of its file system and its inode, or a digest of its path), then size, mtime_ns,
+#: ctime_ns.
 Key = tuple[int, int, int, int, int]
 
 #: How long another process may keep the file locked before this one goes on without it.
@@ -38,10 +39,6 @@ MAX_AGE_DAYS = 90
 MAX_BYTES = 1 << 30
 #: Days between two looks for what is old, and between two notes that a verdict was used: asking writes next to nothing.
 CARE_DAYS = 30
-#: How long a file must have been left alone before it was read: ten ticks of the slowest clock that kernels stamp files
-#: with (100 Hz).
-SETTLED_NS = 100_000_000
-_COARSE_NS = 1_000_000
 _DAY_S = 86_400
 
 _KEY = struct.Struct(">8s5Q")  # neighbours on the disk are neighbours in the table
@@ -69,27 +66,14 @@ FROM n
 log = logging.getLogger(__name__)
 
 
-def is_settled(key: Key, begun_ns: int) -> bool:
-    """True when a file cannot change any more without another key, if it had this one when it was read at `begun_ns`.
-
-    Whoever writes to a file moves its ctime, but only in ticks of the kernel's clock: what is written twice within one
-    tick, and read in between, shows no trace of the second time. Git calls such files racy. Times of whole milliseconds
-    come from file systems (FAT, squashfs, ISO 9660, SFTP) that keep no time of change, or a coarse one, and that often
-    make their inode numbers up at each mount: there, two files of one size and one time could be taken for each other.
-
-    Source: Documentation/technical/racy-git.txt in git; current_time() in fs/inode.c of Linux.
-    """
-    _first, _second, _size, mtime_ns, ctime_ns = key
-    return ctime_ns % _COARSE_NS != 0 and begun_ns - max(mtime_ns, ctime_ns) > SETTLED_NS
-
-
 class VerdictCache:
     """Verdicts by kind and key. Safe to use from several threads, and by several processes at once.
 
     Can an answer be wrong? Its key would have to belong to other contents. A device number may mean another disk after
     a reboot, and an inode number another file after a removal; both cost no more than reading again, because ctime, to
     the nanosecond, is the moment of the last change and nobody can set it (but whoever sets the clock, or writes to the
-    disk beneath its file system). A store into a shared mapping moves ctime only when the kernel next writes it back.
+    disk beneath its file system). Where there is no such ctime, `source/lasting.py` says what may be remembered all the
+    same. A store into a shared mapping moves ctime only when the kernel next writes it back.
     """
 
     def __init__(self, file: CacheFile | None) -> None:
@@ -147,11 +131,11 @@ class VerdictCache:
         self.put(kind, used)
         return verdicts
 
-    def put(self, kind: str, verdicts: Iterable[tuple[Key, bytes]]) -> None:
-        """Keep verdicts of one kind; all verdicts of a kind have one length."""
+    def put(self, kind: str, verdicts: Iterable[tuple[Key, bytes]]) -> bool:
+        """Keep verdicts of one kind; all verdicts of a kind have one length. False when they are not kept."""
         verdicts = list(verdicts)
         if not verdicts:
-            return
+            return True
         keys = _packed(kind, [key for key, _ in verdicts])
         rows = sorted(map(operator.add, keys, [verdict for _, verdict in verdicts]))  # the order of the table
         packed = b"".join([row + zlib.crc32(row).to_bytes(_SUM_BYTES, "little") for row in rows])
@@ -160,13 +144,15 @@ class VerdictCache:
         bound = {"rows": packed, "count": len(rows), "row_bytes": size, "key_bytes": _KEY.size}
         with self._lock:
             if self._connection is None or not self._may_write:
-                return
+                return False
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
                 self._connection.execute(_PUT, bound | {"day": _today()})
                 self._connection.execute("COMMIT")
             except sqlite3.Error as error:
                 self._recover(error, writing=True)
+                return False
+        return True
 
     def _select(self, packed: list[bytes]) -> list[tuple[int, object, int]]:
         bound = {"keys": b"".join(packed), "count": len(packed), "key_bytes": _KEY.size}

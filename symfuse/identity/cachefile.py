@@ -12,7 +12,7 @@ import time
 from symfuse import directories
 
 #: Of the table in the file. Another one lies in another file, so that two versions of symfuse leave each other alone.
-SCHEMA = 1
+SCHEMA = 2
 FILE_NAME = f"verdicts-{SCHEMA}.sqlite"
 LOCK_NAME = "lock"
 #: How long to wait for somebody who replaces the file: that is a matter of milliseconds.

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
-from symfuse.identity.cache import Key, VerdictCache, is_settled
+from symfuse.identity.cache import Key, VerdictCache
 from symfuse.source.identity import Identity
 
 #: Files that the cache is asked about at once.
@@ -50,10 +50,11 @@ class Files(Protocol):
     def open(self, nodeid: int) -> int:
         """A descriptor of what lies where the file was; the caller's to verify and to close. Errors: OSError."""
 
+    def lasting(self, jobs: Sequence[Job], begun_ns: int) -> list[bool]:
+        """Which files, read since `begun_ns` and with the keys that they then had, keep these keys for one content."""
 
-def key_of(identity: Identity) -> Key:
-    """The key of a file that is known by its device and inode number."""
-    return (identity.dev, identity.ino, identity.size, identity.mtime_ns, identity.ctime_ns)
+    def forgotten(self, nodeids: Iterable[int]) -> None:
+        """Hears which files were read, and will be read again at the next mount."""
 
 
 def verified(found: Identity, frozen: Identity, key: Key) -> Key | None:
@@ -86,7 +87,7 @@ class Work:
         self._ended = False
         self.files_done = 0
         self.bytes_done = 0
-        self._unsaved: list[tuple[Key, bytes]] = []
+        self._unsaved: list[tuple[int, Key, bytes]] = []  # with their nodeids
         self._pending = self._unknown()
         self._saved_at = self._told_at = time.monotonic()
 
@@ -143,12 +144,16 @@ class Work:
 
         `begun_ns` is `time.time_ns()` before the first of them was read.
         """
-        width, lasting = self._width, []
-        for (index, _nodeid, key, _identity), verdict in zip(jobs, verdicts, strict=True):
+        width, lasting, forgotten = self._width, [], []
+        rows = zip(jobs, verdicts, self._files.lasting(jobs, begun_ns), strict=True)
+        for (index, nodeid, key, _identity), verdict, is_lasting in rows:
             if verdict is not None:
                 self.verdicts[index * width : (index + 1) * width] = verdict
-                if is_settled(key, begun_ns):
-                    lasting.append((key, verdict))
+                if is_lasting:
+                    lasting.append((nodeid, key, verdict))
+                else:
+                    forgotten.append(nodeid)
+        self._files.forgotten(forgotten)
         with self._lock:
             self.files_done += len(jobs)
             self.bytes_done += sum(key[2] for _index, _nodeid, key, _identity in jobs)
@@ -167,5 +172,5 @@ class Work:
     def _save(self) -> None:
         with self._lock:
             unsaved, self._unsaved = self._unsaved, []
-        if unsaved:
-            self._cache.put(self._kind, unsaved)
+        if unsaved and not self._cache.put(self._kind, [(key, verdict) for _nodeid, key, verdict in unsaved]):
+            self._files.forgotten(nodeid for nodeid, _key, _verdict in unsaved)

@@ -17,7 +17,10 @@ from symfuse.source.identity import Identity
 _AT_EMPTY_PATH = 0x1000
 _AT_STATX_FORCE_SYNC = 0x2000
 _STATX_BASIC_STATS = 0x7FF
+_STATX_BTIME = 0x800
 _STATX_BYTES = 256
+#: stx_mask: what the file system has filled in.
+_MASK = struct.Struct("<I")
 #: stx_nlink, uid, gid, mode; stx_ino, size; stx_ctime and stx_mtime (seconds, nanoseconds); stx_dev_major and _minor.
 _FIELDS = struct.Struct("<16xIIIH2xQQ48xqI4xqI4x8xII")
 
@@ -41,6 +44,21 @@ def identity(fd: int) -> Identity:
         os.makedev(major, minor), ino, size, mtime_s * 1_000_000_000 + mtime_ns, ctime_s * 1_000_000_000 + ctime_ns,
         mode, uid, gid, nlink,
     )  # fmt: skip
+
+
+def has_birth_time(fd: int) -> bool:
+    """True when the file system says when an open file was made. Errors: OSError."""
+    statx = _statx()
+    if statx is None:
+        return False
+    import ctypes  # noqa: PLC0415 - as above
+
+    buffer = ctypes.create_string_buffer(_STATX_BYTES)
+    if statx(fd, b"", _AT_EMPTY_PATH, _STATX_BTIME, buffer) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    (mask,) = _MASK.unpack_from(buffer)
+    return bool(mask & _STATX_BTIME)
 
 
 @functools.cache

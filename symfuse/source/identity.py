@@ -24,7 +24,7 @@ from typing import NamedTuple
 #: small inodes 1 s, FAT 2 s.
 _UNITS_NS = (2_000_000_000, 1_000_000_000, 10_000_000, 1_000_000, 1_000, 100)
 #: Times of whole milliseconds come from file systems that keep no change time of their own, or a coarse one.
-_COARSE_NS = 1_000_000
+COARSE_NS = 1_000_000
 
 
 class Identity(NamedTuple):
@@ -57,7 +57,7 @@ class Identity(NamedTuple):
     @property
     def is_coarse(self) -> bool:
         """True when the change time may not show every change."""
-        return self.ctime_ns % _COARSE_NS == 0
+        return self.ctime_ns % COARSE_NS == 0
 
     def change(self, found: Identity) -> str:
         """What shows that the file `found` is another than this one, or was written to; empty for the same file."""

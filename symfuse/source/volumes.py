@@ -69,7 +69,7 @@ class Volumes:
 
     def is_numbered(self, device: int, path: bytes) -> bool:
         """True when inode numbers of this device tell files apart. `path` is the real one of something on it."""
-        return self._type_at(device, path) in _NUMBERED
+        return self.type_at(device, path) in _NUMBERED
 
     def has_numbered(self, fd: int, device: int) -> bool:
         """As `is_numbered`, for the device of an open file."""
@@ -93,7 +93,7 @@ class Volumes:
 
     def is_pseudo(self, device: int, path: bytes) -> bool:
         """True when the kernel makes up the files of a device. `path` is as above."""
-        return self._type_at(device, path) in _PSEUDO
+        return self.type_at(device, path) in _PSEUDO
 
     def has_pseudo(self, fd: int, device: int) -> bool:
         """As `is_pseudo`, for the device of an open file; one that was only looked at (O_PATH) will do."""
@@ -101,9 +101,10 @@ class Volumes:
 
     def is_local(self, device: int, path: bytes) -> bool:
         """True when this kernel alone decides who may read on a device. `path` is as above."""
-        return self._type_at(device, path) in _LOCAL
+        return self.type_at(device, path) in _LOCAL
 
-    def _type_at(self, device: int, path: bytes) -> bytes:
+    def type_at(self, device: int, path: bytes) -> bytes:
+        """The type of a device's file system, empty where it cannot be found out. `path` is as above."""
         if device not in self._types:
             with contextlib.suppress(OSError):
                 fd = opener()(path, LOOK)
@@ -116,11 +117,11 @@ class Volumes:
     def _type(self, fd: int, device: int) -> bytes:
         fstype = self._types.get(device)
         if fstype is None:
-            fstype = self._types[device] = _fstype(fd)
+            fstype = self._types[device] = fstype_of(fd)
         return fstype
 
 
-def _fstype(fd: int) -> bytes:
+def fstype_of(fd: int) -> bytes:
     """The type of the file system that an open file lies on; empty where that cannot be found out.
 
     By mount id and not by device: subvolumes of btrfs, and layers of overlay, have device numbers that mountinfo lacks.

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from symfuse.identity.cache import SETTLED_NS
+from symfuse.source.lasting import SETTLED_NS
 from tests.support.oracle import walk
 
 #: Source: inotify(7). Closing is watched only because the kernel merges equal events that follow each other.

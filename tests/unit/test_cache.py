@@ -16,13 +16,12 @@ import pytest
 
 from symfuse import directories
 from symfuse.identity import cache as cache_module
-from symfuse.identity.cache import Key, VerdictCache, is_settled
+from symfuse.identity.cache import Key, VerdictCache
 from symfuse.identity.cachefile import FILE_NAME, LOCK_NAME
 from tests.conftest import NOBODY
 from tests.support.mounting import REPOSITORY
 
 CTIME_NS = 1_700_000_000_123_456_789
-LATER_NS = CTIME_NS + 10_000_000_000
 
 
 def key(ino: int = 1, dev: int = 2049, size: int = 18_000, mtime_ns: int = 5, ctime_ns: int = CTIME_NS) -> Key:
@@ -135,23 +134,6 @@ def test_only_the_user_can_read_it(directory: Path) -> None:
         os.umask(before)
     assert directory.stat().st_mode & 0o777 == 0o700
     assert {path.stat().st_mode & 0o777 for path in directory.iterdir()} == {0o600}
-
-
-# -- what may be remembered --------------------------------------------------------------------------------------------
-
-
-def test_a_file_left_alone_for_long_is_settled() -> None:
-    assert is_settled(key(1), LATER_NS)
-
-
-@pytest.mark.parametrize("field", ["mtime_ns", "ctime_ns"])
-@pytest.mark.parametrize("age_ns", [0, 50_000_000, -3_600_000_000_000])
-def test_a_file_changed_just_before_it_was_read_may_change_again_unnoticed(field: str, age_ns: int) -> None:
-    assert not is_settled(key(**{field: LATER_NS - age_ns + 1}), LATER_NS)
-
-
-def test_times_of_whole_milliseconds_prove_nothing() -> None:
-    assert not is_settled(key(ctime_ns=CTIME_NS - CTIME_NS % 1_000_000), LATER_NS)
 
 
 # -- several at once ---------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import threading
 import time
 import tracemalloc
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -18,11 +18,13 @@ from symfuse.identity import content
 from symfuse.identity.cache import Key, VerdictCache
 from symfuse.identity.content import SAMPLE_BYTES, SMALL_BYTES
 from symfuse.identity.verdict import DIGEST_BYTES, NO_DIGEST
-from symfuse.identity.work import Work, key_of
+from symfuse.identity.work import Job, Work
 from symfuse.source.identity import Identity
+from symfuse.source.lasting import Stamps, Volume
 
 #: Long ago, as far as the cache's rule is concerned.
 WEEK_S = 7 * 86_400
+LOCAL = Volume(0, Stamps.KERNEL)
 
 
 class PlainFiles:
@@ -31,10 +33,11 @@ class PlainFiles:
     def __init__(self, paths: list[Path]) -> None:
         self.paths = paths
         self.opened: Counter[int] = Counter()
+        self.unremembered: set[int] = set()
         self._identities = [Identity.of(path.stat()) for path in paths]
 
     def keys(self, nodeids: Sequence[int]) -> list[Key]:
-        return [key_of(identity) for identity in self.identities(nodeids)]
+        return [(key.dev, key.ino, key.size, key.mtime_ns, key.ctime_ns) for key in self.identities(nodeids)]
 
     def identities(self, nodeids: Sequence[int]) -> list[Identity]:
         return [self._identities[nodeid] for nodeid in nodeids]
@@ -45,6 +48,12 @@ class PlainFiles:
     def open(self, nodeid: int) -> int:
         self.opened[nodeid] += 1
         return os.open(self.paths[nodeid], os.O_RDONLY | os.O_NONBLOCK)
+
+    def lasting(self, jobs: Sequence[Job], begun_ns: int) -> list[bool]:
+        return [LOCAL.is_settled(mtime_ns, ctime_ns, begun_ns) for _, _, (*_, mtime_ns, ctime_ns), _ in jobs]
+
+    def forgotten(self, nodeids: Iterable[int]) -> None:
+        self.unremembered.update(nodeids)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import io
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,12 @@ from PIL import Image
 from skimage import data
 
 from symfuse.errors import SymfuseError
-from symfuse.identity import cache as cache_module
 from symfuse.identity import pixels
 from symfuse.identity.cache import Key, VerdictCache
 from symfuse.identity.decoder import COMMAND, WINDOW
 from symfuse.identity.pixels import Findings
 from symfuse.identity.verdict import DIGEST_BYTES, NO_DIGEST, Verdict
-from symfuse.identity.work import OnProgress, key_of
+from symfuse.identity.work import Job, OnProgress
 from symfuse.names import is_image_name
 from symfuse.source.identity import Identity
 from tests.support.mounting import children
@@ -54,7 +53,7 @@ class Folder:
         self.opened: list[int] = []
 
     def keys(self, nodeids: Sequence[int]) -> list[Key]:
-        return [key_of(identity) for identity in self.identities(nodeids)]
+        return [(key.dev, key.ino, key.size, key.mtime_ns, key.ctime_ns) for key in self.identities(nodeids)]
 
     def identities(self, nodeids: Sequence[int]) -> list[Identity]:
         return [self._identities[nodeid] for nodeid in nodeids]
@@ -65,6 +64,12 @@ class Folder:
     def open(self, nodeid: int) -> int:
         self.opened.append(nodeid)
         return os.open(self.paths[nodeid], os.O_RDONLY)
+
+    def lasting(self, jobs: Sequence[Job], begun_ns: int) -> list[bool]:
+        return [True] * len(jobs)
+
+    def forgotten(self, nodeids: Iterable[int]) -> None:
+        assert not list(nodeids)
 
     def is_image(self, nodeid: int) -> bool:
         return is_image_name(os.fsencode(self.paths[nodeid].name))
@@ -81,12 +86,11 @@ def held(cache: Path) -> list[str]:
 
 
 @pytest.fixture
-def examine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Examine]:
+def examine(tmp_path: Path) -> Iterator[Examine]:
     """`pixels.examine` with one cache. After each call no worker is left and no file open.
 
     Files count as settled at once, where users have to leave them alone for a moment.
     """
-    monkeypatch.setattr(cache_module, "SETTLED_NS", -(1 << 62))
     with contextlib.closing(VerdictCache.open(str(tmp_path / "cache"))) as cache:
 
         def examine(
