@@ -15,7 +15,7 @@ from symfuse.mounts.protocol import Report
 from symfuse.mounts.request import MountRequest
 from symfuse.mounts.visible import visible
 from symfuse.policy import Conflicts, Finding, Kind, Outside, Policy
-from symfuse.progress import Progress
+from symfuse.progress import Progress, first_of
 from symfuse.stores import absent_store, common_store
 from symfuse.view import View
 
@@ -115,16 +115,16 @@ def refuse(progress: Progress, policy: Policy) -> None:
     if policy.dedup.conflicts is Conflicts.FAIL:
         refused.add(Finding.CONFLICT)
     # Conflicts and leaks count whether they are hidden or not.
-    found: dict[str, tuple[int, str]] = {
-        str(kind): (number, progress.examples[kind][0]) for kind, number in sorted(progress.hidden.items())
+    found: dict[str, tuple[int, list[str]]] = {
+        str(kind): (number, progress.examples[kind]) for kind, number in sorted(progress.hidden.items())
     }
     found |= {
-        str(finding): (number, progress.finding_examples[finding][0])
+        str(finding): (number, progress.finding_examples[finding])
         for finding, number in sorted(progress.findings.items())
     }
     named = [
-        f"{number} {name} ({visible(example)}{', …' if number > 1 else ''})"
-        for name, (number, example) in found.items()
+        f"{number} {name} ({visible('; '.join(first_of(number, examples)))})"
+        for name, (number, examples) in found.items()
         if name in refused
     ]
     if named:

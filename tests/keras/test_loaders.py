@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,27 @@ def test_a_dangling_link_ends_the_training_on_the_dataset_and_not_on_the_mount(
     classes, loss = fit(mount.path)
     assert classes == 10
     assert np.isfinite(loss)
+
+
+def test_what_systems_and_tools_leave_behind_is_no_class_and_no_image(
+    tf: Any, symfuse_mount: MountMaker, two_classes: Linked, tmp_path: Path
+) -> None:
+    clean = copy_dereferenced(two_classes.root, tmp_path / "clean")
+    image = next((clean / "class0").iterdir())
+    for directory in (two_classes.root, two_classes.root / "class0"):
+        for name in ("__MACOSX", "lost+found", "@eaDir", "__pycache__", "#recycle", "System Volume Information"):
+            (directory / name).mkdir()
+            shutil.copy(image, directory / name / "thumbnail.png")
+    mount = symfuse_mount(two_classes.root)
+
+    def load(root: Path) -> tuple[dict[str, int], list[str], list[str], list[str]]:
+        generator = tf.keras.preprocessing.image.ImageDataGenerator()
+        flow = generator.flow_from_directory(root, target_size=SIZE)
+        loaded = tf.keras.utils.image_dataset_from_directory(root, image_size=SIZE)
+        return flow.class_indices, flow.filenames, loaded.class_names, sorted(relative(loaded.file_paths, root))
+
+    assert load(mount.path) == load(clean)
+    assert len(load(two_classes.root)[0]) == 8, "on the dataset itself each is a class"
 
 
 def relative(paths: list[str], root: Path) -> list[str]:

@@ -299,15 +299,19 @@ def test_the_background_freeze_steps_aside_while_there_are_requests() -> None:
     assert not keep_on()
 
 
-def test_a_refusal_counts_and_gives_an_example_of_each_kind() -> None:
+def test_a_refusal_counts_each_kind_and_names_the_first_five() -> None:
     progress = Progress()
     progress.note(Kind.DANGLING, b"a/x")
     progress.note(Kind.DANGLING, b"a/y")
     progress.note(Kind.LOOP, b"new\nline")
+    for number in range(6):
+        progress.note(Kind.SPECIAL, b"%d" % number)
     progress.note(Kind.DOT_ENTRY, b".git")
     with pytest.raises(DatasetRefused) as refused:
         refuse(progress, Policy(fail_on=PROBLEMS))
-    assert refused.value.cause == r"the dataset has 2 dangling (a/x, …), 1 loop (new\nline)"
+    assert refused.value.cause == (
+        r"the dataset has 2 dangling (a/x; a/y), 1 loop (new\nline), 6 special (0; 1; 2; 3; 4; …)"
+    )
     refuse(progress, Policy(fail_on=frozenset({Kind.CYCLE})))
 
 
