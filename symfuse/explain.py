@@ -73,7 +73,7 @@ EXPLANATION_SHAPE: dict[str, Any] = {
 }
 #: What `hidden_below` gives.
 HIDDEN_SHAPE: dict[str, Any] = {
-    "hidden": [{"kind": Kind, "path": str, "shown_instead": Maybe(str)}],
+    "hidden": [{"kind": Kind, "path": str, "shown_instead": Maybe(str), "reason": Maybe(str)}],
     "findings": [{"finding": Finding, "paths": [str]}],
     "stale": [str],
     "complete": bool,
@@ -99,12 +99,13 @@ def hidden_below(view: View, path: bytes) -> dict[str, Any]:
     return {
         "hidden": [
             {
-                "kind": str(kind),
-                "path": os.fsdecode(name),
-                "shown_instead": None if instead is None else os.fsdecode(instead),
+                "kind": str(entry.kind),
+                "path": os.fsdecode(entry.path),
+                "shown_instead": None if entry.shown_instead is None else os.fsdecode(entry.shown_instead),
+                "reason": entry.reason,
             }
-            for kind, name, instead in view.hidden_entries()
-            if is_below(name)
+            for entry in view.hidden_entries()
+            if is_below(entry.path)
         ],
         "findings": [
             {"finding": str(finding), "paths": [os.fsdecode(name) or "." for name in names]}
@@ -171,7 +172,9 @@ class _Walk:
                 self._notes.append(store)
             if kind is Kind.CLUTTER:
                 self._notes.append(f"to show it: --show {shlex.quote(os.fsdecode(name))}")
-            reason = kind.meaning if kind is not Kind.EXCLUDED else _excluded(view, number, name)
+            reason = view.reason(number, place) or kind.meaning
+            if kind is Kind.EXCLUDED:
+                reason = _excluded(view, number, name)
             return self._not_shown(reason, kind, view.path(instead) if instead else None)
         child = view.child(number, place)
         if child is None:

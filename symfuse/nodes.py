@@ -50,21 +50,25 @@ class Absent:
     """The places of one directory that are hidden there, though not everywhere its table is used.
 
     Packed, for dedup may hide a million: one byte for each place of a directory that hides any, and eight more where
-    others stand for them.
+    others stand for them, or four where a reason is known.
     """
 
-    __slots__ = ("_stand_ins", "kinds")
+    __slots__ = ("_reasons", "_stand_ins", "kinds")
 
     def __init__(self) -> None:
         #: 0 for what is shown; None while nothing is hidden.
         self.kinds: bytearray | None = None
         self._stand_ins: array[int] | None = None
+        self._reasons: array[int] | None = None
 
     def __contains__(self, place: int) -> bool:
         return self.kinds is not None and self.kinds[place] != 0
 
-    def hide(self, place: int, kind: Kind, *, count: int, stand_in: int = 0) -> None:
-        """Hide one of the `count` places; `stand_in` is the nodeid of what is shown in its stead."""
+    def hide(self, place: int, kind: Kind, *, count: int, stand_in: int = 0, reason: int = 0) -> None:
+        """Hide one of the `count` places; `stand_in` is the nodeid of what is shown in its stead.
+
+        `reason` is the number of a line that says more than the kind.
+        """
         if self.kinds is None:
             self.kinds = bytearray(count)
         self.kinds[place] = _CODES[kind]
@@ -72,6 +76,10 @@ class Absent:
             if self._stand_ins is None:
                 self._stand_ins = array("Q", bytes(8 * count))
             self._stand_ins[place] = stand_in
+        if reason:
+            if self._reasons is None:
+                self._reasons = array("I", bytes(4 * count))
+            self._reasons[place] = reason
 
     def get(self, place: int) -> Kind | None:
         """Why a place is hidden here, if it is."""
@@ -80,6 +88,10 @@ class Absent:
     def stand_in(self, place: int) -> int:
         """The nodeid of what is shown instead, or 0."""
         return self._stand_ins[place] if self._stand_ins is not None else 0
+
+    def reason(self, place: int) -> int:
+        """The number of the line that says why a place is hidden, or 0."""
+        return self._reasons[place] if self._reasons is not None else 0
 
     def items(self) -> Iterator[tuple[int, Kind]]:
         """Place and kind of all that is hidden here."""

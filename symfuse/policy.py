@@ -187,6 +187,14 @@ class SideFiles(enum.StrEnum):
     KEEP = "keep"
 
 
+class Judge(enum.StrEnum):
+    """For whom an image is broken: who cannot decode it."""
+
+    PILLOW = "pillow"
+    TENSORFLOW = "tensorflow"
+    BOTH = "both"
+
+
 #: Which of the same images in several splits is shown, unless the user says otherwise.
 SPLIT_ORDER = (b"train", b"val", b"test")
 

@@ -5,7 +5,6 @@ A source is read once, however many links and hard links lead to it; and not at 
 
 from __future__ import annotations
 
-import bisect
 import hashlib
 from array import array
 from collections import Counter, defaultdict
@@ -40,7 +39,8 @@ class Sources:
         self._chains = array("Q")  # by source
         self._further = array("Q", [0])
         self._links = array("Q", [0])  # from each place to the next
-        self._dropped: set[int] = set()
+        self._dropped: set[int] = set()  # sources that have no files left
+        self._hidden: set[int] = set()  # files of the others
         self._are_numbered: dict[int, bool] = {}  # by device
         self._volumes: dict[int, Volume] = {}  # by device
         self._born: set[tuple[int, int]] = set()  # numbers of open files that have a time of birth, where that counts
@@ -130,20 +130,22 @@ class Sources:
         return found
 
     def files(self, number: int) -> Iterator[int]:
-        """The nodeids of all files of a source."""
+        """The nodeids of all files of a source that were not dropped."""
+        return (nodeid for nodeid in self._all_files(number) if nodeid not in self._hidden)
+
+    def _all_files(self, number: int) -> Iterator[int]:
         yield self.nodeids[number]
         place = self._chains[number]
         while place:
             yield self._further[place]
             place = self._links[place]
 
-    def number(self, nodeid: int) -> int:
-        """The source whose first file this is: in the order of the view, nodeids of files ascend."""
-        return bisect.bisect_left(self.nodeids, nodeid)
-
-    def drop(self, number: int) -> None:
-        """Leave a source out of all groups."""
-        self._dropped.add(number)
+    def drop(self, number: int, nodeids: Iterable[int]) -> None:
+        """Leave some files of a source out of all groups, and the source itself once it has no others."""
+        self._hidden.update(nodeids)
+        if next(self.files(number), None) is None:
+            self._dropped.add(number)
+            self._hidden.difference_update(self._all_files(number))
 
     def groups(self, same: Iterable[list[int]] = ()) -> Iterator[list[int]]:
         """The files of each image that has several; `same` are numbers of sources that are one image."""
@@ -151,7 +153,9 @@ class Sources:
         others = {number for numbers in merged.values() for number in numbers[1:]} | self._dropped
         for number in range(len(self.nodeids)):
             if (self._chains[number] or number in merged) and number not in others:
-                yield [nodeid for each in merged.get(number, (number,)) for nodeid in self.files(each)]
+                files = [nodeid for each in merged.get(number, (number,)) for nodeid in self.files(each)]
+                if len(files) > 1:
+                    yield files
 
     def rest(self, found: Callable[[int], bool] = lambda _number: False) -> array[int]:
         """The sources that were not dropped, without those that are `found`."""

@@ -70,7 +70,7 @@ class Selection:
         hides_broken = self._policy.broken_images is BrokenImages.HIDE
         findings = self._examine() if hides_broken or same_by is SameBy.PIXELS else None
         if findings is not None and hides_broken:
-            self._hide_broken(findings.verdicts)
+            self._hide_broken(findings)
         if same_by is SameBy.OFF:
             return
         same: Iterator[list[int]] = iter(())
@@ -111,18 +111,15 @@ class Selection:
             nodeids,
             self,
             self._cache,
-            is_image=self._has_image_name,
             on_progress=self._reporter("decoding images", len(nodeids)),
             stop=self._stop,
         )
-        unknown = (number for number, verdict in enumerate(findings.verdicts) if verdict == Verdict.UNKNOWN)
-        self._unread.update(nodeids[number] for number in unknown)
+        findings.name_images(lambda number: any(map(self._has_image_name, self._sources.files(number))))
+        self._unread.update(nodeids[number] for number in findings.indices(Verdict.UNKNOWN))
         return findings
 
     def _has_image_name(self, nodeid: int) -> bool:
-        """Whether the source behind a file, the first of its source, is an image by any name that it is shown under."""
-        files = self._sources.files(self._sources.number(nodeid))
-        return any(is_image_name(self._view.entry(each)[1]) for each in files)
+        return is_image_name(self._view.entry(nodeid)[1])
 
     def _digests(self, nodeids: Sequence[int]) -> bytearray:
         on_progress = self._reporter("comparing files", len(nodeids))
@@ -135,12 +132,14 @@ class Selection:
     def _reporter(self, task: str, files: int) -> Callable[[int, int], None]:
         return lambda files_done, bytes_done: self._on_work(Work(task, files_done, files, bytes_done))
 
-    def _hide_broken(self, verdicts: bytearray) -> None:
-        for number, verdict in enumerate(verdicts):
-            if verdict == Verdict.BROKEN:
-                for nodeid in self._sources.files(number):
-                    self._view.hide(nodeid, Kind.BROKEN)
-                self._sources.drop(number)
+    def _hide_broken(self, findings: pixels.Findings) -> None:
+        """What is no image by its content is a broken one under each name of an image, and nothing under others."""
+        for number in findings.indices(Verdict.BROKEN, Verdict.NOT_AN_IMAGE):
+            is_image = findings.verdicts[number] == Verdict.BROKEN
+            broken = [nodeid for nodeid in self._sources.files(number) if is_image or self._has_image_name(nodeid)]
+            for nodeid in broken:
+                self._view.hide(nodeid, Kind.BROKEN, reason=findings.reason(number))
+            self._sources.drop(number, broken)
 
     def _same_pixels(self, findings: pixels.Findings) -> Iterator[list[int]]:
         """Images by their pixels; what has none to compare, by its bytes."""

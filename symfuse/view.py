@@ -25,10 +25,12 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 from symfuse.content import Content, File
 from symfuse.dataset import Dataset, Entry, Name
 from symfuse.inos import ROOT_INO, InoSpace, share
+from symfuse.lines import Lines
 from symfuse.nodes import Directory, Node, Shown, node_of
 from symfuse.policy import Finding, Kind
 from symfuse.progress import Findings, Progress
@@ -53,6 +55,15 @@ MAX_SAMPLES = 64
 SAMPLE = 1024
 
 log = logging.getLogger(__name__)
+
+
+class HiddenEntry(NamedTuple):
+    """What a view does not show: its path in the view, that of what is shown instead, and a line beyond its kind."""
+
+    kind: Kind
+    path: bytes
+    shown_instead: bytes | None = None
+    reason: str | None = None
 
 
 class View:
@@ -90,6 +101,7 @@ class View:
         self._samples: dict[Kind, list[tuple[bytes, bytes]]] = {Kind.DANGLING: [], Kind.OUTSIDE: []}  # under _lock
         self._content = Content(dataset)
         self._stale: set[int] = set()  # nodeids whose failure was logged
+        self._reasons = Lines()
 
     # -- the namespace ------------------------------------------------------------------------------------------
 
@@ -140,6 +152,10 @@ class View:
     def stand_in(self, parent: int, place: int) -> int:
         """The nodeid of the file that is shown instead of the one hidden at a place, or 0."""
         return self.directory(parent).absent.stand_in(place)
+
+    def reason(self, parent: int, place: int) -> str | None:
+        """What is known, beyond its kind, of why a place is hidden: one line, or None."""
+        return self._reasons[self.directory(parent).absent.reason(place)] or None
 
     def child(self, parent: int, place: int) -> int | None:
         """The nodeid of the directory that is shown at a place, if one is. Errors: as `table`."""
@@ -458,14 +474,16 @@ class View:
         with self._lock:
             return list(self._samples[kind])
 
-    def hide(self, nodeid: int, kind: Kind, *, stand_in: int = 0) -> None:
+    def hide(self, nodeid: int, kind: Kind, *, stand_in: int = 0, reason: str = "") -> None:
         """Hide a file that is shown; `stand_in` is the nodeid of the file that is shown in its stead.
 
+        `reason` is a line that says more than the kind.
         Only before the view is mounted: what the kernel was told is never taken back. Errors: KeyError.
         """
         directory, place, table = self._at(nodeid)
         with self._lock:
-            directory.absent.hide(place, kind, count=len(table), stand_in=stand_in)
+            number = self._reasons.number(reason)
+            directory.absent.hide(place, kind, count=len(table), stand_in=stand_in, reason=number)
             self._progress.files -= 1
             self._progress.content_bytes -= table.row(place).size
             wanted = self._progress.wants_example(kind)  # the path of each of a million would take its time
@@ -510,8 +528,8 @@ class View:
         for finding, nodeids in findings:
             yield finding, [self._name_of(nodeid) for nodeid in nodeids]
 
-    def hidden_entries(self) -> Iterator[tuple[Kind, bytes, bytes | None]]:
-        """Kind and path of every entry that is hidden in the directories that are frozen, and what is shown instead."""
+    def hidden_entries(self) -> Iterator[HiddenEntry]:
+        """Every entry that is hidden in the directories that are frozen."""
         with self._lock:
             failed = sorted(self._failed)
         for number in range(ROOT_NODEID, len(self._directories)):
@@ -521,9 +539,14 @@ class View:
                 path = self._shown_path(directory) if hidden else b""
                 for place, kind in hidden:
                     instead = directory.absent.stand_in(place)
-                    yield kind, os.path.join(path, table.name(place)), self.path(instead) if instead else None
+                    yield HiddenEntry(
+                        kind,
+                        os.path.join(path, table.name(place)),
+                        self.path(instead) if instead else None,
+                        self.reason(number, place),
+                    )
         for number in failed:
-            yield Kind.UNREADABLE, self._shown_path(self._directories[number]), None
+            yield HiddenEntry(Kind.UNREADABLE, self._shown_path(self._directories[number]))
 
     def devices(self) -> set[int]:
         """The devices that the root and all sources frozen so far lie on."""

@@ -54,7 +54,8 @@ def listed_lines(listed: Message) -> Iterator[tuple[str, str]]:
     """A word and a line for each hidden entry, each finding and each stale source; `listed` answers HIDDEN."""
     for entry in listed["hidden"]:
         instead = f" (shown instead: {entry['shown_instead']})" if entry["shown_instead"] else ""
-        yield entry["kind"], entry["path"] + instead
+        reason = f" ({entry['reason']})" if entry["reason"] else ""
+        yield entry["kind"], entry["path"] + instead + reason
     for finding in listed["findings"]:
         yield finding["finding"], ", ".join(finding["paths"])
     for path in listed["stale"]:

@@ -16,6 +16,7 @@ import struct
 import threading
 import time
 import zlib
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from symfuse import directories
@@ -132,15 +133,19 @@ class VerdictCache:
         return verdicts
 
     def put(self, kind: str, verdicts: Iterable[tuple[Key, bytes]]) -> bool:
-        """Keep verdicts of one kind; all verdicts of a kind have one length. False when they are not kept."""
-        verdicts = list(verdicts)
-        if not verdicts:
-            return True
+        """Keep verdicts of one kind. False when they are not kept."""
+        lengths: defaultdict[int, list[tuple[Key, bytes]]] = defaultdict(list)
+        for key, verdict in verdicts:
+            lengths[len(verdict)].append((key, verdict))
+        return sum(self._put(kind, alike) for alike in lengths.values()) == len(lengths)
+
+    def _put(self, kind: str, verdicts: list[tuple[Key, bytes]]) -> bool:
+        """Keep verdicts that have one length. False when they are not kept."""
         keys = _packed(kind, [key for key, _ in verdicts])
         rows = sorted(map(operator.add, keys, [verdict for _, verdict in verdicts]))  # the order of the table
         packed = b"".join([row + zlib.crc32(row).to_bytes(_SUM_BYTES, "little") for row in rows])
         size = len(rows[0]) + _SUM_BYTES
-        assert len(packed) == size * len(rows), "verdicts of one kind have one length"
+        assert len(packed) == size * len(rows), "verdicts of one length"
         bound = {"rows": packed, "count": len(rows), "row_bytes": size, "key_bytes": _KEY.size}
         with self._lock:
             if self._connection is None or not self._may_write:

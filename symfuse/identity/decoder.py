@@ -18,7 +18,8 @@ from types import TracebackType
 
 from symfuse import child
 from symfuse.errors import FuseUnavailable
-from symfuse.identity.verdict import FINDING_BYTES, Verdict, finding
+from symfuse.identity.reason import Reason, is_finding, refusal
+from symfuse.identity.verdict import Verdict, finding
 from symfuse.identity.worker import EXAMINE, NUMBER_BYTES, READY, STARVED
 
 COMMAND = child.command("symfuse.identity.worker")
@@ -42,7 +43,6 @@ FAULTS = (-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGFPE, -signal.SIGILL, -sig
 
 #: More than the longest message of a worker.
 MESSAGE_BYTES = 1024
-REPLY_BYTES = NUMBER_BYTES + FINDING_BYTES
 #: glibc and Pillow else hand memory back to the kernel after each image and fetch it again for the next. Measured, on
 #: 25 KB JPEGs: 0.4 ms an image instead of 0.8.
 MEMORY_VARIABLES = {
@@ -50,8 +50,6 @@ MEMORY_VARIABLES = {
     "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
     "PILLOW_BLOCKS_MAX": "1",
 }
-
-_VERDICTS = frozenset(Verdict)
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +110,7 @@ class Decoder:
                 if deaths < MAX_DEATHS:
                     self._send(*flying)
                     continue
-                reply = finding(verdict)
+                reply = refusal(verdict, Reason.DEADLY) if verdict is Verdict.BROKEN else finding(verdict)
                 self._send(*itertools.islice(flying, 1, None))
             deaths = 0
             flying.popleft()
@@ -141,8 +139,8 @@ class Decoder:
         What decodes hostile files may send anything. A reply that nobody asked for would count for the next file.
         """
         number, reply = message[:NUMBER_BYTES], message[NUMBER_BYTES:]
-        is_asked_for = self._is_ready and len(message) == REPLY_BYTES and number == self._numbers[0]
-        if is_asked_for and reply[0] in _VERDICTS:
+        is_asked_for = self._is_ready and number == self._numbers[0]
+        if is_asked_for and is_finding(reply):
             self._numbers.popleft()
             return reply
         if message:

@@ -9,13 +9,18 @@ import contextlib
 import importlib
 import io
 import mmap
+import os
+import re
 import warnings
 from typing import TYPE_CHECKING, BinaryIO
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from symfuse.identity.digest import contents_digest, is_cut_to_8_bits, pieces, pixels_digest
-from symfuse.identity.verdict import NO_DIGEST, Verdict, finding
+from symfuse.identity.reason import Reason, refusal
+from symfuse.identity.signature import begins_as_image
+from symfuse.identity.sniff import HEAD_BYTES, format_of, what_else
+from symfuse.identity.verdict import Verdict, finding
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -41,6 +46,15 @@ CERTAIN_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000
 #: Pillow would run Ghostscript.
 FORBIDDEN_FORMATS = {"EPS"}
 
+#: Formats that Pillow may read and we have a signature of: how both call them.
+PILLOWS_NAMES = {
+    **{name: name for name in ("JPEG", "PNG", "GIF", "BMP", "TIFF", "PPM", "AVIF", "PSD", "ICO", "DDS", "QOI")},
+    "WebP": "WEBP",
+    "JPEG 2000": "JPEG2000",
+}
+#: What Pillow says of a file that ends too early.
+WORDS_OF_CUT_FILES = ("truncated", "not enough", "unexpected end", "premature end")
+
 
 def prepare() -> None:
     """Load every decoder now: a worker cannot open further files once it is confined."""
@@ -53,35 +67,33 @@ def prepare() -> None:
 
 
 def examine(fd: int) -> bytes:
-    """The finding on an open file. The descriptor stays open.
+    """The finding on an open file, and what its decoder says (reason.py). The descriptor stays open.
 
     What storage fails to read is UNKNOWN.
 
     Errors: MemoryError, so that a process with all its memory at hand can try again.
     """
     with open(fd, "rb", closefd=False) as source:
-        verdict, digest = _examine(source, fd)
-    if verdict in (Verdict.BROKEN, Verdict.NOT_AN_IMAGE):
-        return _examine_again(fd, verdict)
-    return finding(verdict, digest)
+        found = _examine(source, fd)
+    return _examine_again(fd, found) if found[0] in (Verdict.BROKEN, Verdict.NOT_AN_IMAGE) else found
 
 
-def _examine_again(fd: int, verdict: Verdict) -> bytes:
+def _examine_again(fd: int, found: bytes) -> bytes:
     """Decoders do not say whether storage was their trouble. So see to that, and believe only what comes of it then.
 
     A broken image is read into memory first, for some decoders read behind our back; not one beyond MAX_AGAIN_BYTES.
     Errors: MemoryError.
     """
     try:
-        content = _content(fd) if verdict is Verdict.BROKEN else None
+        content = _content(fd) if found[0] == Verdict.BROKEN else None
     except OSError:
         return finding(Verdict.UNKNOWN)
     if content is not None:
-        return finding(*_examine(io.BytesIO(content), fd))
+        return _examine(io.BytesIO(content), fd)
     file = _File(fd, closefd=False)
     with io.BufferedReader(file) as source:
         found = _examine(source, fd)
-    return finding(Verdict.UNKNOWN) if file.has_failed else finding(*found)
+    return finding(Verdict.UNKNOWN) if file.has_failed else found
 
 
 class _File(io.FileIO):
@@ -117,36 +129,67 @@ def _content(fd: int) -> bytes | None:
     return b"".join(content)
 
 
-def _examine(source: BinaryIO, fd: int) -> tuple[Verdict, bytes]:
-    """A verdict, and the pixels' digest. Errors: MemoryError."""
+def _examine(source: BinaryIO, fd: int) -> bytes:
+    """Errors: MemoryError."""
     try:
-        return _decode(source, fd)
-    except MemoryError:
-        raise
-    except Exception:  # decoders of broken files raise anything: OSError, SyntaxError, struct.error, zlib.error...
-        return Verdict.BROKEN, NO_DIGEST
-
-
-def _decode(file: BinaryIO, fd: int) -> tuple[Verdict, bytes]:
-    """The verdict, and the pixels' digest if it loads. Errors: whatever the decoder of a broken image raises."""
-    try:
-        image = Image.open(file, formats=[name for name in CERTAIN_FORMATS if name in Image.OPEN])
-    except (MemoryError, Image.DecompressionBombError):
-        raise
+        image = Image.open(source, formats=[name for name in CERTAIN_FORMATS if name in Image.OPEN])
+    except (MemoryError, Image.DecompressionBombError) as error:
+        return _broken(error)
     except Exception:
-        return _decode_rare(file, fd)
-    return Verdict.OK, _loaded_digest(image, fd)
+        return _examine_rare(source, fd)
+    try:
+        return finding(Verdict.OK, _loaded_digest(image, fd))
+    except Exception as error:  # decoders of broken files raise anything: OSError, SyntaxError, struct.error...
+        return _broken(error)
 
 
-def _decode_rare(file: BinaryIO, fd: int) -> tuple[Verdict, bytes]:
+def _examine_rare(source: BinaryIO, fd: int) -> bytes:
     """For what Pillow's other decoders take. They err about what is none of their files. Errors: MemoryError."""
     rare = [name for name in Image.ID if name not in FORBIDDEN_FORMATS and name not in CERTAIN_FORMATS]
     try:
-        return Verdict.RARE, _loaded_digest(Image.open(file, formats=rare), fd)
+        return finding(Verdict.RARE, _loaded_digest(Image.open(source, formats=rare), fd))
     except MemoryError:
         raise
-    except Exception:
-        return Verdict.NOT_AN_IMAGE, NO_DIGEST
+    except Exception as error:
+        return _no_image(source, error)
+
+
+def _broken(error: Exception, verdict: Verdict = Verdict.BROKEN) -> bytes:
+    """What a decoder said of a file that is broken. Errors: MemoryError."""
+    if isinstance(error, MemoryError):
+        raise error
+    words = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, Image.DecompressionBombError):
+        pixels = re.search(r"\d+", words)
+        return refusal(verdict, Reason.TOO_LARGE, pixels=int(pixels[0]) if pixels else 0, most=MAX_PIXELS)
+    is_cut = isinstance(error, EOFError) or any(word in words.lower() for word in WORDS_OF_CUT_FILES)
+    return refusal(verdict, Reason.TRUNCATED if is_cut else Reason.SAID, words=words)
+
+
+def _no_image(source: BinaryIO, error: Exception) -> bytes:
+    """What a file is of which Pillow knows nothing, as it says in an `error`. Errors: MemoryError."""
+    try:
+        head, size = _head(source)
+    except OSError:
+        return refusal(Verdict.NOT_AN_IMAGE, Reason.UNKNOWN)
+    form = format_of(head)
+    if form is None:
+        return refusal(Verdict.NOT_AN_IMAGE, what_else(head, size))
+    if form not in PILLOWS_NAMES or PILLOWS_NAMES[form] not in Image.OPEN:
+        verdict = Verdict.BROKEN if begins_as_image(head) else Verdict.NOT_AN_IMAGE
+        return refusal(verdict, Reason.UNREAD_FORMAT, words=form)
+    if form == "WebP" and int.from_bytes(head[4:8], "little") + 8 > size:
+        return refusal(Verdict.NOT_AN_IMAGE, Reason.TRUNCATED)
+    if not isinstance(error, UnidentifiedImageError):
+        return _broken(error, Verdict.NOT_AN_IMAGE)
+    return refusal(Verdict.NOT_AN_IMAGE, Reason.SAID, words=f"the header of this {form} is damaged or cut")
+
+
+def _head(source: BinaryIO) -> tuple[bytes, int]:
+    """The first bytes of a file, and how many it has. Errors: OSError."""
+    size = source.seek(0, os.SEEK_END)
+    source.seek(0)
+    return source.read(HEAD_BYTES), size
 
 
 def _loaded_digest(image: Image.Image, fd: int) -> bytes:

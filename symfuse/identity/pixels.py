@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import logging
@@ -12,12 +13,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass
 
 import PIL
 
 from symfuse.identity.cache import VerdictCache
 from symfuse.identity.decoder import COMMAND, Decoder
+from symfuse.identity.reason import Words
 from symfuse.identity.verdict import DIGEST_BYTES, FINDING_BYTES, NO_DIGEST, Verdict
 from symfuse.identity.work import PROGRESS_INTERVAL_S, Files, Job, OnProgress, Work, verified
 
@@ -29,12 +30,42 @@ MAX_WORKERS = 128
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
 class Findings:
-    """For each file, in order: one byte of `Verdict`; DIGEST_BYTES of its pixels, or NO_DIGEST unless it is OK."""
+    """What was found of each file, in order.
 
-    verdicts: bytearray
-    digests: bytearray
+    `verdicts` has one byte of `Verdict` for each, `digests` DIGEST_BYTES of its pixels: NO_DIGEST unless it is OK.
+    """
+
+    def __init__(self, findings: bytearray, words: Words) -> None:
+        self._findings = findings
+        self._words = words
+        self.verdicts = findings[::FINDING_BYTES]
+
+    def name_images(self, is_image: Callable[[int], bool]) -> None:
+        """Where contents leave it open whether a file is meant as an image, its name decides: `is_image` of its index.
+
+        Until then such files are RARE.
+        """
+        for index in self.indices(Verdict.RARE):
+            self.verdicts[index] = Verdict.OK if is_image(index) else Verdict.NOT_AN_IMAGE
+
+    def indices(self, *verdicts: Verdict) -> Iterator[int]:
+        """The files of which one of these was found."""
+        return (match.start() for match in re.finditer(b"[%s]" % bytes(verdicts), bytes(self.verdicts)))
+
+    def reason(self, index: int) -> str:
+        """Why a file that is BROKEN, or NOT_AN_IMAGE, does not load: one line."""
+        return self._words.sentence(bytes(self._findings[index * FINDING_BYTES : (index + 1) * FINDING_BYTES]))
+
+    @functools.cached_property
+    def digests(self) -> bytearray:
+        """To be asked for once names have decided."""
+        digests = bytearray(DIGEST_BYTES * len(self.verdicts))
+        for byte in range(DIGEST_BYTES):
+            digests[byte::DIGEST_BYTES] = self._findings[1 + byte :: FINDING_BYTES]
+        for index in self.indices(*(verdict for verdict in Verdict if verdict is not Verdict.OK)):
+            digests[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES] = NO_DIGEST
+        return digests
 
 
 def kind_of(directory: str) -> str:
@@ -53,19 +84,22 @@ def examine(
     files: Files,
     cache: VerdictCache,
     *,
-    is_image: Callable[[int], bool],
     on_progress: OnProgress,
     stop: threading.Event,
     command: Sequence[str] = COMMAND,
 ) -> Findings:
-    """Decode what the cache does not know yet, on all cores. `is_image` says whether a nodeid has an image's name.
+    """Decode what the cache does not know yet, on all cores.
 
     A file that cannot be read, has changed, or comes after `stop` is UNKNOWN. `command` starts a worker.
 
     Errors: SymfuseError when workers do not start.
     """
     threads = min(len(os.sched_getaffinity(0)), MAX_WORKERS)
-    work = Work(kind_of(PIL.__path__[0]), FINDING_BYTES, nodeids, files, cache, on_progress=on_progress, stop=stop)
+    words = Words()
+    work = Work(
+        kind_of(PIL.__path__[0]), FINDING_BYTES, nodeids, files, cache,
+        on_progress=on_progress, stop=stop, packed=words.packed,
+    )  # fmt: skip
     with work, ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
         try:
             take = _one_by_one(work)
@@ -78,7 +112,7 @@ def examine(
         except BaseException:  # Ctrl-C, too
             work.abandon()
             raise
-    return _judged(work.verdicts, nodeids, is_image)
+    return Findings(work.verdicts, words)
 
 
 def _one_by_one(work: Work) -> Callable[[], Job | None]:
@@ -127,19 +161,3 @@ def _decode_all(work: Work, take: Callable[[], Job | None], files: Files, comman
     finally:
         for _job, fd, _begun_ns in flying:
             os.close(fd)
-
-
-def _judged(findings: bytearray, nodeids: Sequence[int], is_image: Callable[[int], bool]) -> Findings:
-    """Findings are on contents; where these leave it open whether a file is meant as an image, its name decides."""
-    verdicts = findings[::FINDING_BYTES]
-    digests = bytearray(DIGEST_BYTES * len(nodeids))
-    for byte in range(DIGEST_BYTES):
-        digests[byte::DIGEST_BYTES] = findings[1 + byte :: FINDING_BYTES]
-    for match in re.finditer(b"[%c%c]" % (Verdict.RARE, Verdict.NOT_AN_IMAGE), bytes(verdicts)):
-        place = match.start()
-        if is_image(nodeids[place]):
-            verdicts[place] = Verdict.OK if verdicts[place] == Verdict.RARE else Verdict.BROKEN
-        else:
-            verdicts[place] = Verdict.NOT_AN_IMAGE
-            digests[place * DIGEST_BYTES : (place + 1) * DIGEST_BYTES] = NO_DIGEST
-    return Findings(verdicts, digests)

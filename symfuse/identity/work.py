@@ -31,6 +31,8 @@ PROGRESS_INTERVAL_S = 0.1
 
 #: Hears how many files are done, and how many bytes they have. Called by the thread that calls `tick`.
 OnProgress = Callable[[int, int], None]
+#: See `Work`. Called by several threads.
+Packed = Callable[[bytes], bytes | None]
 #: One file to look at: its index in the nodeids, its nodeid, its key, and what it was when it was frozen.
 Job = tuple[int, int, Key, Identity]
 
@@ -68,16 +70,19 @@ def verified(found: Identity, frozen: Identity, key: Key) -> Key | None:
 class Work:
     """Verdicts of `width` bytes on files, in the order of their nodeids. Zeros stand for what is not known.
 
+    `packed` makes these bytes of a verdict as it is found out and cached, None of what is no verdict.
+
     Any thread may call `packs` and `note`; `tick` and the end of the `with` block belong to one.
     """
 
     def __init__(
         self, kind: str, width: int, nodeids: Sequence[int], files: Files, cache: VerdictCache, *,
-        on_progress: OnProgress, stop: threading.Event,
+        on_progress: OnProgress, stop: threading.Event, packed: Packed = bytes,
     ) -> None:  # fmt: skip
         self.verdicts = bytearray(width * len(nodeids))
         self._kind = kind
         self._width = width
+        self._packed = packed
         self._nodeids = nodeids
         self._files = files
         self._cache = cache
@@ -126,8 +131,9 @@ class Work:
             identities = self._files.identities(nodeids)
             rows = zip(nodeids, keys, identities, known, strict=True)
             for index, (nodeid, key, identity, verdict) in enumerate(rows, start):
-                if verdict is not None and len(verdict) == width:
-                    self.verdicts[index * width : (index + 1) * width] = verdict
+                packed = None if verdict is None else self._packed(verdict)
+                if packed is not None and len(packed) == width:
+                    self.verdicts[index * width : (index + 1) * width] = packed
                     self.files_done += 1
                     self.bytes_done += key[2]
                 else:
@@ -147,8 +153,9 @@ class Work:
         width, lasting, forgotten = self._width, [], []
         rows = zip(jobs, verdicts, self._files.lasting(jobs, begun_ns), strict=True)
         for (index, nodeid, key, _identity), verdict, is_lasting in rows:
-            if verdict is not None:
-                self.verdicts[index * width : (index + 1) * width] = verdict
+            packed = None if verdict is None else self._packed(verdict)
+            if verdict is not None and packed is not None:
+                self.verdicts[index * width : (index + 1) * width] = packed
                 if is_lasting:
                     lasting.append((nodeid, key, verdict))
                 else:

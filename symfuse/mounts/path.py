@@ -14,11 +14,15 @@ LIST_TIMEOUT_S = 60.0
 
 
 class HiddenEntry(NamedTuple):
-    """An entry of the dataset that the mount does not show. `shown_instead` is a path on the mount, or None."""
+    """An entry of the dataset that the mount does not show. `shown_instead` is a path on the mount, or None.
+
+    `reason` says more than the kind, where more is known: why an image is broken.
+    """
 
     kind: str
     path: str
     shown_instead: str | None
+    reason: str | None
 
 
 class MountedPath(str):

@@ -683,6 +683,7 @@ WORKER = "symfuse/identity/worker.py"
 ATTACKS = "tests/unit/test_confine.py::test_nothing_that_a_decoder_has_no_use_for_succeeds"
 SHARED = "tests/unit/test_confine.py::test_what_others_share_with_each_other_is_out_of_reach"
 DECODER = "symfuse/identity/decoder.py"
+REASON = "symfuse/identity/reason.py"
 NEEDS = "tests/unit/test_decoder.py::test_a_worker_has_what_it_needs_and_no_more"
 ANSWERS = "tests/unit/test_decoder.py::test_a_file_that_ends_its_worker_costs_its_own_verdict_only"
 OWN_USER = "tests/unit/test_confine.py::test_roots_decoders_are_each_a_user_that_nobody_else_is"
@@ -776,10 +777,24 @@ DECODERS = (
     ),
     Mutant(
         "an answer of any length",
-        DECODER,
-        "len(message) == REPLY_BYTES and number ==",
-        "number ==",
+        REASON,
+        "len(said) <= FINDING_BYTES + MAX_WORDS_BYTES and ",
+        "",
+        (f"{ANSWERS}[words without end-0]",),
+    ),
+    Mutant(
+        "words behind an answer that has none",
+        REASON,
+        "return is_bounded and said[0] in (Verdict.BROKEN, Verdict.NOT_AN_IMAGE) and said[1] in _WITH_WORDS",
+        "return is_bounded",
         (f"{ANSWERS}[longer-0]",),
+    ),
+    Mutant(
+        "words that do not print",
+        REASON,
+        " and _PRINTABLE.issuperset(said[FINDING_BYTES:])",
+        "",
+        (f"{ANSWERS}[words that do not print-0]",),
     ),
     Mutant(
         "an answer to no question",
@@ -790,9 +805,9 @@ DECODERS = (
     ),
     Mutant(
         "an answer that is no verdict",
-        DECODER,
-        "is_asked_for and reply[0] in _VERDICTS",
-        "is_asked_for",
+        REASON,
+        " or said[0] not in _VERDICTS",
+        "",
         (f"{ANSWERS}[a verdict that there is not-0]",),
     ),
 )

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from symfuse.counters import Counters
 from symfuse.dataset import Dataset
 from symfuse.errors import NotMounted, SymfuseError, UsageError
 from symfuse.policy import Kind, Policy
-from symfuse.view import View
+from symfuse.view import HiddenEntry, View
 from tests.support.trees import link, tree
 
 US = os.geteuid()
@@ -156,7 +157,7 @@ def test_a_long_answer_gets_through_whole(tmp_path: Path) -> None:
 
 def test_a_hundred_thousand_paths_get_through_whole(control: Control, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [b"train/class/%08d \xff" % number for number in range(100_000)]
-    monkeypatch.setattr(control.view, "hidden_entries", lambda: ((Kind.DANGLING, name, None) for name in names))
+    monkeypatch.setattr(control.view, "hidden_entries", lambda: map(partial(HiddenEntry, Kind.DANGLING), names))
     hidden = asked(control, HIDDEN, path="")["hidden"]
     assert [os.fsencode(entry["path"]) for entry in hidden] == names
 
@@ -165,7 +166,7 @@ def test_a_long_answer_is_kept_for_its_fetching_and_no_longer(
     control: Control, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = [os.urandom(200).hex().encode() for _ in range(1000)]
-    monkeypatch.setattr(control.view, "hidden_entries", lambda: ((Kind.DANGLING, name, None) for name in names))
+    monkeypatch.setattr(control.view, "hidden_entries", lambda: map(partial(HiddenEntry, Kind.DANGLING), names))
 
     def begin() -> Message:
         told: Message = decode(control.answer(HIDDEN, encode({"path": ""}), uid=US))["long"]

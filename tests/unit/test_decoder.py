@@ -21,6 +21,7 @@ import pytest
 from symfuse import child
 from symfuse.errors import SymfuseError
 from symfuse.identity.decoder import WINDOW, Decoder
+from symfuse.identity.reason import Reason, refusal
 from symfuse.identity.verdict import NO_DIGEST, Verdict, finding
 from tests.support.mounting import REPOSITORY, TIMEOUT_S, children
 
@@ -28,6 +29,7 @@ from tests.support.mounting import REPOSITORY, TIMEOUT_S, children
 OBEDIENT = '''
 import os, resource, signal, socket, sys, tempfile, threading, time
 from symfuse.identity import worker
+from symfuse.identity.reason import Reason, refusal
 from symfuse.identity.verdict import Verdict, finding
 
 files_seen = 0
@@ -69,6 +71,12 @@ def examine(fd):
         return finding(Verdict.OK) + b"x"
     elif order == "much longer":
         return finding(Verdict.OK) * 1000
+    elif order == "words":
+        return refusal(Verdict.BROKEN, Reason.SAID, words="w" * 100)
+    elif order == "words without end":
+        return refusal(Verdict.BROKEN, Reason.SAID, words="w" * 80) + b"w"
+    elif order == "words that do not print":
+        return refusal(Verdict.BROKEN, Reason.SAID, words="w") + b"\x1b[2J"
     elif order == "shorter":
         return finding(Verdict.OK)[:-1]
     elif order == "nothing":
@@ -170,6 +178,8 @@ def test_no_more_files_are_opened_than_a_worker_is_given_ahead(obedient: Sequenc
         ("signal 7", Verdict.UNKNOWN),  # storage's, under a mapped file
         ("longer", Verdict.UNKNOWN),
         ("much longer", Verdict.UNKNOWN),
+        ("words without end", Verdict.UNKNOWN),
+        ("words that do not print", Verdict.UNKNOWN),
         ("shorter", Verdict.UNKNOWN),
         ("nothing", Verdict.UNKNOWN),
         ("a verdict that there is not", Verdict.UNKNOWN),
@@ -186,8 +196,14 @@ def test_a_file_that_ends_its_worker_costs_its_own_verdict_only(
 ) -> None:
     orders = ["a", "b", order, "c", "d", "e", "f"]
     with Decoder(command=obedient) as decoder, files(*orders) as fds:
-        expected = [finding(verdict) if each == order else ok(each) for each in orders]
-        assert list(decoder.examine(fds, never)) == expected
+        said = refusal(verdict, Reason.DEADLY) if verdict is Verdict.BROKEN else finding(verdict)
+        assert list(decoder.examine(fds, never)) == [said if each == order else ok(each) for each in orders]
+
+
+def test_what_a_decoder_says_comes_with_its_finding(obedient: Sequence[str]) -> None:
+    with Decoder(command=obedient) as decoder, files("a", "words", "b") as fds:
+        said = refusal(Verdict.BROKEN, Reason.SAID, words="w" * 80)
+        assert list(decoder.examine(fds, never)) == [ok("a"), said, ok("b")]
 
 
 @pytest.mark.parametrize("order", ["signal 11", "eat", "exit", "run away"])

@@ -321,8 +321,8 @@ def shuffled(entry: Entry, order: random.Random) -> Any:
 # -- broken images -----------------------------------------------------------------------------------------------------
 
 
-def test_a_source_is_an_image_by_any_of_its_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Garbage that is shown as `blob` and as `a.jpg` ends an epoch."""
+def test_a_file_is_an_image_by_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of garbage that is shown as `blob` and as `a.jpg`, the latter alone ends an epoch."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     root = tree(
         tmp_path / "dataset",
@@ -334,5 +334,5 @@ def test_a_source_is_an_image_by_any_of_its_names(tmp_path: Path, monkeypatch: p
     view = frozen(root)
     policy = Policy(broken_images=BrokenImages.HIDE)
     select(view, policy, on_work=lambda _work: None, stop=threading.Event())
-    assert sorted(shown(view)) == ["cat/text", "dog/b.txt"]
+    assert sorted(shown(view)) == ["cat/blob", "cat/text", "dog/b.txt"]
     view.close()

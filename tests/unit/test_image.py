@@ -18,7 +18,8 @@ from PIL import ExifTags, Image, ImageFile
 from skimage import data
 
 from symfuse.identity import image
-from symfuse.identity.verdict import DIGEST_BYTES, NO_DIGEST, Verdict, finding
+from symfuse.identity.reason import Words, is_finding
+from symfuse.identity.verdict import NO_DIGEST, Verdict, finding
 
 RGB = Image.fromarray(data.astronaut()[100:164, 180:260])  # type: ignore[no-untyped-call]
 GREY = Image.fromarray(data.camera()[200:264, 200:280])  # type: ignore[no-untyped-call]
@@ -52,10 +53,20 @@ def examined(content: bytes) -> tuple[Verdict, bytes]:
         file.write(content)
         file.flush()
         found = image.examine(file.fileno())
-    assert len(found) == 1 + DIGEST_BYTES
-    verdict, digest = Verdict(found[0]), found[1:]
-    assert (verdict in {Verdict.OK, Verdict.RARE}) == (digest != NO_DIGEST)
-    return verdict, digest
+    assert is_finding(found)
+    verdict = Verdict(found[0])
+    assert verdict not in {Verdict.OK, Verdict.RARE} or found[1:] != NO_DIGEST
+    return verdict, found[1:]
+
+
+def reason(content: bytes) -> str:
+    """Why it is broken."""
+    words = Words()
+    verdict, rest = examined(content)
+    assert verdict in {Verdict.BROKEN, Verdict.NOT_AN_IMAGE}
+    packed = words.packed(bytes([verdict]) + rest)
+    assert packed is not None
+    return words.sentence(packed)
 
 
 def digest(content: bytes) -> bytes:
@@ -252,7 +263,7 @@ def test_a_flipped_bit_in_a_png_is_noticed() -> None:
     ],
 )
 def test_what_is_no_image_is_said_to_be_none(content: bytes) -> None:
-    assert examined(content) == (Verdict.NOT_AN_IMAGE, NO_DIGEST)
+    assert examined(content)[0] is Verdict.NOT_AN_IMAGE
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000"])
@@ -289,6 +300,48 @@ def test_a_photograph_of_100_megapixels_loads() -> None:
     """It is black, as only its size is asked."""
     rows = (b"\0" + bytes(11_600 // 8)) * 8_700
     assert examined(png(11_600, 8_700, depth=1, colour=0, rows=rows))[0] is Verdict.OK
+
+
+CUT = "the image is truncated"
+LINK = "no image: a text that looks like a link unpacked as a file"
+
+
+@pytest.mark.parametrize(
+    ("content", "beginning"),
+    [
+        (JPEG[: len(JPEG) // 2], f"{CUT} (Pillow: image file is truncated ("),
+        (PNG[: len(PNG) // 2], f"{CUT} (Pillow: image file is truncated)"),
+        (encoded(RGB, "WEBP")[:-100], f"{CUT}: its file ends too early"),
+        (JPEG[:20], "Pillow cannot decode the image: the header of this JPEG is damaged or cut"),
+        (encoded(FEW_COLOURS, "GIF")[:-200] + b"\xff" * 200, "Pillow cannot decode the image: broken data stream"),
+        (
+            png(20_000, 10_000, depth=1, colour=0, rows=b""),
+            "the image has 200,000,000 pixels, and Pillow takes no more than 178,956,970",
+        ),
+        (b"", "no image: the file is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "no image: a git-lfs pointer"),
+        (b"../../store/0036.png", LINK),
+        (b"/data/store/0036.png\n", LINK),
+        (b"0036.png", LINK),
+        ("Bäume/grün".encode(), LINK),
+        (b"cat dog", "no image: a text"),
+        (b"1/2 0.5\n3/4 0.75\n", "no image: a text"),
+        (b"https://example.org/a.png", "no image: a text"),
+        (b"<!DOCTYPE html>\n<html>404</html>", "no image: a web page"),
+        (b"\n<!-- no --><HTML>404</HTML>", "no image: a web page"),
+        (b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>', "Pillow does not read SVG"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100), "Pillow does not read HEIC"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(100), "Pillow does not read JPEG XL"),
+        (bytes(100), "no image: its content is of no format that is known"),
+    ],
+)
+def test_it_is_said_why_an_image_is_broken(content: bytes, beginning: str) -> None:
+    assert reason(content).startswith(beginning)
+
+
+def test_a_certain_signature_makes_an_image_of_what_pillow_does_not_read() -> None:
+    assert examined(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))[0] is Verdict.BROKEN
+    assert examined(b"8BPS, and then some text")[0] is Verdict.NOT_AN_IMAGE
 
 
 def test_a_file_that_cannot_be_read_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:

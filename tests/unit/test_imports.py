@@ -26,6 +26,7 @@ LAYERS = [
         "directories",
         "names",
         "words",
+        "lines",
         "policy",
         "rules",
         "progress",

@@ -101,15 +101,16 @@ def examine(tmp_path: Path) -> Iterator[Examine]:
         ) -> Findings:
             others, before = children(), held(tmp_path / "cache")
             try:
-                return pixels.examine(
+                found = pixels.examine(
                     folder.nodeids,
                     folder,
                     cache,
-                    is_image=folder.is_image,
                     on_progress=on_progress,
                     stop=stop or threading.Event(),
                     command=command,
                 )
+                found.name_images(folder.is_image)
+                return found
             finally:
                 assert children() <= others
                 assert held(tmp_path / "cache") == before
@@ -145,15 +146,15 @@ def test_where_contents_leave_it_open_the_name_says_what_is_an_image(examine: Ex
         "whole, by another name": (PNG, Verdict.OK),
         "cut.png": (PNG[:-100], Verdict.BROKEN),
         "cut, by another name": (PNG[:-100], Verdict.BROKEN),
-        "empty.JPG": (b"", Verdict.BROKEN),
+        "empty.JPG": (b"", Verdict.NOT_AN_IMAGE),
         "empty": (b"", Verdict.NOT_AN_IMAGE),
-        "a page.jpeg": (b"<html>404</html>", Verdict.BROKEN),
+        "a page.jpeg": (b"<html>404</html>", Verdict.NOT_AN_IMAGE),
         "labels.txt": (b"cat dog", Verdict.NOT_AN_IMAGE),
-        "header of a.jpg": (JPEG[:15], Verdict.BROKEN),
+        "header of a.jpg": (JPEG[:15], Verdict.NOT_AN_IMAGE),
         "rare.jpg": (encoded(PICTURE, "TGA"), Verdict.OK),
         "rare.tga": (encoded(PICTURE, "TGA"), Verdict.OK),
         "rare, by another name": (encoded(PICTURE, "TGA"), Verdict.NOT_AN_IMAGE),
-        "postscript.png": (encoded(PICTURE, "EPS"), Verdict.BROKEN),
+        "postscript.png": (encoded(PICTURE, "EPS"), Verdict.NOT_AN_IMAGE),
     }
     found = examine(Folder(tmp_path, {name: content for name, (content, _verdict) in expected.items()}))
     assert {name: Verdict(byte) for name, byte in zip(expected, found.verdicts, strict=True)} == {
@@ -190,8 +191,11 @@ def test_the_cache_answers_without_a_worker_and_without_reading(examine: Examine
     folder = Folder(tmp_path, {"a.png": PNG, "cut.png": PNG[:-100], "labels.txt": b"cat dog"})
     first = examine(folder)
     assert sorted(folder.opened) == [0, 1, 2]
-    assert examine(folder, command=NO_WORKER) == first
+    again = examine(folder, command=NO_WORKER)
     assert len(folder.opened) == 3
+    assert (again.verdicts, again.digests) == (first.verdicts, first.digests)
+    assert [again.reason(index) for index in (1, 2)] == [first.reason(index) for index in (1, 2)]
+    assert "truncated" in again.reason(1)
 
 
 def test_builds_of_one_pillow_do_not_share_verdicts(tmp_path: Path) -> None:
@@ -208,10 +212,10 @@ def test_builds_of_one_pillow_do_not_share_verdicts(tmp_path: Path) -> None:
 
 
 def test_a_verdict_is_on_contents_so_that_a_new_name_needs_no_reading(examine: Examine, tmp_path: Path) -> None:
-    folder = Folder(tmp_path, {"labels.txt": b"cat dog"})
+    folder = Folder(tmp_path, {"image": encoded(PICTURE, "TGA")})
     assert bytes(examine(folder).verdicts) == bytes([Verdict.NOT_AN_IMAGE])
-    folder.paths = [folder.paths[0].rename(tmp_path / "labels.png")]
-    assert bytes(examine(folder, command=NO_WORKER).verdicts) == bytes([Verdict.BROKEN])
+    folder.paths = [folder.paths[0].rename(tmp_path / "image.tga")]
+    assert bytes(examine(folder, command=NO_WORKER).verdicts) == bytes([Verdict.OK])
 
 
 def test_what_was_replaced_vanished_or_is_closed_to_us_is_unknown(examine: Examine, tmp_path: Path) -> None:
@@ -277,7 +281,8 @@ def test_progress_ends_with_all_files_and_their_bytes(examine: Examine, tmp_path
 
 
 def test_nothing_to_do_needs_no_worker(examine: Examine, tmp_path: Path) -> None:
-    assert examine(Folder(tmp_path, {}), command=NO_WORKER) == Findings(bytearray(), bytearray())
+    found = examine(Folder(tmp_path, {}), command=NO_WORKER)
+    assert not found.verdicts + found.digests
 
 
 def test_workers_that_do_not_start_are_an_error_and_leave_nothing(examine: Examine, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from symfuse.dataset import Dataset
 from symfuse.policy import Finding, Kind, NonUtf8, Policy
 from symfuse.progress import MAX_EXAMPLES, MAX_NAMED, Findings, Progress, hidden_line
-from symfuse.view import View
+from symfuse.view import HiddenEntry, View
 from tests.support.trees import Entry, Name, link, tree
 
 findings = st.lists(
@@ -87,7 +87,7 @@ def test_what_dedup_and_broken_images_leave_empty_is_emptied(tmp_path: Path) -> 
             view.hide(nodeid, kind, stand_in=shown)
     view.conclude()
     assert emptied(view) == [b"broken", b"leaked"]
-    assert (Kind.LEAK, b"leaked/a", b"copies/00") in list(view.hidden_entries())
+    assert HiddenEntry(Kind.LEAK, b"leaked/a", b"copies/00") in list(view.hidden_entries())
 
 
 def test_a_dataset_is_judged_as_a_whole(tmp_path: Path) -> None:
@@ -105,5 +105,5 @@ def test_names_that_are_utf8_together_are_told_apart(tmp_path: Path) -> None:
     view = frozen(tmp_path / "shown", names)
     assert [paths for finding, paths in view.found() if finding is Finding.NOT_UTF8] == [[b"\xbc"], [b"\xc3"]]
     view = frozen(tmp_path / "hidden", names, Policy(non_utf8=NonUtf8.HIDE))
-    assert [path for _kind, path, _instead in view.hidden_entries()] == [b"\xbc", b"\xc3"]
+    assert [entry.path for entry in view.hidden_entries()] == [b"\xbc", b"\xc3"]
     assert list(view.found()) == []

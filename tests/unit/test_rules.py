@@ -47,7 +47,7 @@ def shown(root: Path, text: str | bytes = "", **choices: Any) -> list[str]:
 def hidden(root: Path, text: str | bytes = "", **choices: Any) -> dict[str, str]:
     """The kind of each path that is hidden."""
     with closing(frozen(root, text, **choices)) as view:
-        return {os.fsdecode(path): str(kind) for kind, path, _instead in view.hidden_entries()}
+        return {os.fsdecode(entry.path): str(entry.kind) for entry in view.hidden_entries()}
 
 
 # -- clutter ---------------------------------------------------------------------------------------------------------
