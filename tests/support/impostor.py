@@ -37,7 +37,8 @@ def a_status(**fields: Any) -> dict[str, Any]:
     """What a server of ours would say of itself."""
     counts = {"hidden": {"dangling": 1}, "findings": {"leak": 2}}
     examples = {"examples": {"dangling": ["a"]}, "finding_examples": {"leak": []}}
-    frozen = {"directories": 1, "files": 1, "content_bytes": 1, "hints": [], "complete": True, "error": None}
+    numbers = {"directories": 1, "files": 1, "content_bytes": 1, "unremembered": 0}
+    frozen = {**numbers, "hints": [], "complete": True, "error": None}
     status: dict[str, Any] = {
         **dict.fromkeys(("source", "mountpoint", "io"), ""),
         **{name: [] for name in ("stale_examples", "missing", "hanging")},
