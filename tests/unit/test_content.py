@@ -159,6 +159,7 @@ def test_a_second_time_nothing_is_read(tmp_path: Path, cache: VerdictCache, late
     files.opened.clear()
     assert digests(files, cache) == first
     assert not files.opened
+    assert not files.unremembered
 
 
 def test_samples_of_another_size_are_not_compared_with_remembered_ones(
@@ -190,6 +191,13 @@ def test_a_file_written_just_now_is_read_again(
     for _ in range(2):
         digests(files, cache)
     assert files.opened == {0: 2, 1: 2}
+    assert files.unremembered == {0, 1}
+
+
+def test_without_a_cache_all_that_was_read_is_said_to_be_read_again(tmp_path: Path, later: None) -> None:
+    files = written(tmp_path / "data", b"a", b"b")
+    digests(files, VerdictCache(None))
+    assert files.unremembered == {0, 1}
 
 
 def test_no_more_than_a_piece_of_a_huge_file_is_in_memory(tmp_path: Path, cache: VerdictCache) -> None:
