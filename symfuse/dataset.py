@@ -164,15 +164,15 @@ class Dataset:
         views = self.links.views_in(path)
         has_rules, marked = bool(self.rules), CLUTTER.union(map(bytes.lower, views))  # locals: a million times
         waits = iter(range(_WAITED_FOR))
-        with self._opened(path) as fd, self._looking(path, fd) as look:
+        with self._opened(path) as fd, self._looking(path, fd) as plainly:
             status = os.fstat(fd)
             _require_same(path, listed, Identity.of(status))
             if self.is_shared:
                 proof.check_inode(fd, status, listed, self.volumes)
+            look = self._by_rules(plainly, path, within, views) if has_rules else plainly
             for name, is_link in names:
-                if has_rules or name[0] == _DOT or name.lower() in marked or len(name) > NAME_MAX or not name.isascii():
-                    rule = self.deciding_rule(path, name, within) if has_rules else None
-                    problem = self._name_problem(name, views, rule)
+                if name[0] == _DOT or name.lower() in marked or len(name) > NAME_MAX or not name.isascii():
+                    problem = None if has_rules else self._name_problem(name, views)
                     if problem is not None:
                         yield Entry(None, problem)
                         continue
@@ -223,6 +223,15 @@ class Dataset:
         if problem is not None:
             return Entry(None, problem)
         return Entry(status, None, target, False, self._mounter.shown_mode(status))
+
+    def _by_rules(self, look: Look, path: bytes, within: bytes, views: frozenset[bytes]) -> Look:
+        """`look`, but for what the user's rules hide, and what is hidden for its name where none of them decides."""
+
+        def judged(name: bytes, is_link: bool) -> Entry:
+            problem = self._name_problem(name, views, self.deciding_rule(path, name, within))
+            return look(name, is_link) if problem is None else Entry(None, problem)
+
+        return judged
 
     def _look_for_all(self, path: bytes, fd: int, ways: Ways, name: bytes, is_link: bool) -> Entry:
         """One name, for whoever mounts and for others, who must see no more than at the source. Errors: as `_look`."""
@@ -303,7 +312,8 @@ class Dataset:
     def deciding_rule(self, path: bytes, name: bytes, within: bytes) -> NameRule | None:
         """Which of the user's rules decides about a name in the directory `path`, if one does.
 
-        `within` as for `entries`. The entry is looked at only where its type decides.
+        `within` as for `entries`. The entry is looked at only where its type decides. Errors: OSError that may be gone
+        when somebody looks again.
         """
         rule = self.rules.deciding(name, within, is_directory=False)
         if not self.rules.need_types:
@@ -312,18 +322,26 @@ class Dataset:
         return of_directory if of_directory is not rule and self._is_directory(path, name) else rule
 
     def _is_directory(self, path: bytes, name: bytes) -> bool:
-        """Whether a name in a directory is that of a directory, or of a link that may be followed to one."""
+        """Whether a name in a directory is that of a directory, or of a link that may be followed to one.
+
+        Errors: as `deciding_rule`.
+        """
         if name in self.links.views_in(path):
             return True  # to look at it might be to wait for ourselves
+        literal = join(path, name)
         try:
-            status = self.links.paths.lstat(join(path, name))
+            status = self.links.paths.lstat(literal)
             if stat.S_ISLNK(status.st_mode):
-                status = self.links.resolve(path, name).status
-        except (Unresolvable, OSError):
+                status = self.links.follow(path, Hop(literal, self.links.paths.readlink(literal))).status
+        except Unresolvable:
+            return False
+        except OSError as error:
+            if error.errno in _TRANSIENT:
+                raise
             return False
         return stat.S_ISDIR(status.st_mode)
 
-    def _name_problem(self, name: bytes, views: frozenset[bytes], rule: NameRule | None) -> Kind | None:
+    def _name_problem(self, name: bytes, views: frozenset[bytes], rule: NameRule | None = None) -> Kind | None:
         """Why an entry is not shown whatever it is, if so.
 
         `views` are the names that views are mounted on. `rule` is the user's that decides, if one does: it takes the

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shlex
@@ -242,7 +243,9 @@ def _trace(view: View, directory: Directory, name: bytes, hops: list[Hop]) -> by
 
 def _excluded(view: View, number: int, name: bytes) -> str:
     """Which glob hides a name of a directory."""
-    rule = view.dataset.deciding_rule(view.directory(number).path, name, view.path(number))
+    rule = None
+    with contextlib.suppress(OSError):
+        rule = view.dataset.deciding_rule(view.directory(number).path, name, view.path(number))
     if rule is None or not rule.hides:  # it was a directory then, and is none now, or the other way round
         return Kind.EXCLUDED.meaning
     return f"--hide {shlex.quote(os.fsdecode(rule.glob))} was given for it"

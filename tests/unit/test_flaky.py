@@ -14,11 +14,13 @@ import pytest
 
 from symfuse import dataset as dataset_module
 from symfuse.dataset import Dataset, Entry, Name
-from symfuse.policy import Kind, Policy
+from symfuse.policy import Kind, NameRule, Policy
 from symfuse.view import ROOT_NODEID, View
 from tests.support.invariants import check
 from tests.support.trees import link, tree
 
+#: All directories and nothing else.
+RULES = (NameRule(True, b"*"), NameRule(False, b"*/"))
 YEAR_2446_NS = 15_024_700_800 * 1_000_000_000
 
 
@@ -108,6 +110,24 @@ def test_what_somebody_was_told_does_not_change_any_more(view: View, flaky: Flak
     flaky.failures = {}
     assert shown(view, b"x") == [b"d"]
     assert view.lookup(ROOT_NODEID, b"x") is not None
+
+
+@pytest.mark.parametrize(("rules", "expected"), [((NameRule(True, b"d/"),), [b"a"]), (RULES, [b"d"])])
+def test_a_glob_of_directories_asks_again_what_failed(
+    root: Path, flaky: Flaky, rules: tuple[NameRule, ...], expected: list[bytes]
+) -> None:
+    """Whether it is a directory is not known by then: to show or to hide it would be a guess."""
+    view = View(Dataset(os.fsencode(root), Policy(name_rules=rules)))
+    flaky.failures = {b"a": 1, b"d": 1}
+    assert shown(view, b"x") == expected
+    view.close()
+    view = View(Dataset(os.fsencode(root), Policy(name_rules=rules)))
+    flaky.failures = {b"a": 1000, b"d": 1000}
+    view.freeze_all()
+    flaky.failures = {}
+    assert shown(view, b"x") == expected
+    check(view)
+    view.close()
 
 
 def test_what_is_not_there_is_not_looked_for_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
