@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
-from symfuse.identity.digest import contents_digest, is_cut_to_8_bits, pieces, pixels_digest
+from symfuse.identity.digest import image_digest, pieces, traits
 from symfuse.identity.reason import Reason, refusal
 from symfuse.identity.signature import begins_as_image
 from symfuse.identity.sniff import HEAD_BYTES, format_of, what_else
@@ -24,6 +24,7 @@ from symfuse.identity.verdict import Verdict, finding
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
+    from PIL import ImageFile
 
 #: The most pixels that Pillow's own loaders accept by default, at which `load_img` raises; a 150-megapixel photograph
 #: passes. Twice as large as `Image.MAX_IMAGE_PIXELS`, from which on Pillow warns.
@@ -192,17 +193,17 @@ def _head(source: BinaryIO) -> tuple[bytes, int]:
     return source.read(HEAD_BYTES), size
 
 
-def _loaded_digest(image: Image.Image, fd: int) -> bytes:
+def _loaded_digest(image: ImageFile.ImageFile, fd: int) -> bytes:
     """Errors: whatever the decoder raises; MemoryError also where it has other words for that."""
     pixels = image.width * image.height
     with image:
-        deep = is_cut_to_8_bits(image)
+        seen = traits(image, fd)
         try:
             image.load()
         except Exception:
             _check_memory(pixels * BYTES_PER_PIXEL)
             raise
-        return contents_digest(fd) if deep else pixels_digest(image)
+        return image_digest(image, seen, fd)
 
 
 def _check_memory(size: int) -> None:

@@ -23,7 +23,7 @@ from symfuse.identity.verdict import DIGEST_BYTES, FINDING_BYTES, NO_DIGEST, Ver
 from symfuse.identity.work import PROGRESS_INTERVAL_S, Files, Job, OnProgress, Work, verified
 
 #: Counted up whenever image.py or digest.py finds something else in the same file.
-REVISION = 2
+REVISION = 3
 #: Each costs two descriptors and one for each file that it was given ahead, and few may have more than 1024.
 MAX_WORKERS = 128
 
