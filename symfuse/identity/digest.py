@@ -184,14 +184,14 @@ def _gif(image: ImageFile.ImageFile, fd: int) -> str | None:
 
 
 def _webp(image: ImageFile.ImageFile, fd: int) -> str | None:
-    """Only what is lossless: of the other, pixels depend on the decoder."""
+    """Only what is lossless: of the other, pixels depend on the decoder. To TensorFlow each is an animation."""
     if getattr(image, "n_frames", 0) != 1:
         return None
     offset = 12
     for _ in range(3):
         name, size = struct.unpack("<4sI", os.pread(fd, 8, offset))
         if name == b"VP8L":
-            return ""
+            return "WEBP"
         if name not in {b"VP8X", b"ICCP"}:
             return None
         offset += 8 + size + size % 2
@@ -241,6 +241,8 @@ def _tiff(image: ImageFile.ImageFile, _fd: int) -> str | None:
 # -- JPEG --------------------------------------------------------------------------------------------------------------
 
 _SOS, _APP0, _APP2, _APP14, _APP15, _COM = 0xDA, 0xE0, 0xE2, 0xEE, 0xEF, 0xFE
+#: Markers of segments that have a length.
+_SEGMENTS = {*range(0xC0, 0xD0), *range(0xDA, 0xFF)}
 
 
 def _jpeg(_image: ImageFile.ImageFile, _fd: int) -> str | None:
@@ -263,7 +265,7 @@ def _jpeg_parts(fd: int) -> Iterator[bytes]:
     offset = 2
     while True:
         start, marker, size = struct.unpack(">BBH", os.pread(fd, 4, offset).ljust(4, b"\0"))
-        if start != 0xFF or size < 2:
+        if start != 0xFF or marker not in _SEGMENTS or size < 2:
             raise ValueError(f"no segment at {offset}")
         if marker == _SOS:
             break

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import itertools
 import struct
 from typing import Any
 
@@ -141,7 +143,10 @@ SAME = {
     ),
     "PNG and BMP": (encoded(RGB), encoded(RGB, "BMP")),
     "grey PNG and BMP": (encoded(GREY), encoded(GREY, "BMP")),
-    "PNG and lossless WebP": (encoded(RGB), encoded(RGB, "WEBP", lossless=True)),
+    "each lossless WebP": (
+        encoded(RGB, "WEBP", lossless=True, method=0),
+        encoded(RGB, "WEBP", lossless=True, method=6),
+    ),
     "PNG and TIFF": (encoded(RGB), encoded(RGB, "TIFF")),
     "TIFF in LZW and deflate": (
         encoded(RGB, "TIFF", compression="tiff_lzw"),
@@ -222,6 +227,7 @@ DIFFERENT = {
     "few colours, without palette": encoded(FEW_COLOURS.convert("RGB")),
     "few colours, one of them transparent": encoded(SEE_THROUGH),
     "few colours, one of them transparent, in GIF": encoded(SEE_THROUGH, "GIF"),
+    "lossless WebP": encoded(RGB, "WEBP", lossless=True),
     "lossy WebP": encoded(RGB, "WEBP", quality=80),
     "what that WebP decodes to": encoded(Image.open(io.BytesIO(encoded(RGB, "WEBP", quality=80)))),
     "lossless JPEG 2000": encoded(RGB, "JPEG2000"),
@@ -339,3 +345,127 @@ TOLD_APART = {
         for lowest in (0, 1)
     ),
 }  # fmt: skip
+
+#: What each image is stored as, and how: the options of Pillow, in which a mode, size or pixel never changes.
+PICTURES = {
+    "colour": RGB,
+    "colour of one pixel": RGB.crop((0, 0, 1, 1)),
+    "colour of odd width": RGB.crop((0, 0, 13, 7)),
+    "grey": GREY,
+    "grey of odd width": GREY.crop((0, 0, 13, 7)),
+    "grey, as colour": GREY.convert("RGB"),
+    "colour with alpha": RGBA,
+    "colour with opaque alpha": OPAQUE,
+    "grey with alpha": LA,
+    "two colours": TWO_COLOURS,
+    "two colours of odd width": TWO_COLOURS.crop((0, 0, 13, 7)),
+    "few colours": FEW_COLOURS,
+    "few colours, one of them transparent": SEE_THROUGH,
+    "a transparent colour": KEYED,
+    "black": BLACK,
+    "black mask": mask([0] * 8, [0, 0, 0, 255, 255, 255]),
+    "grey palette": mask(list(range(8)), [value for value in range(256) for _ in range(3)]),
+    "short grey palette": mask(list(range(8)), [value for value in range(8) for _ in range(3)]),
+    "16 bits": DEEP,
+    "32 bits": DEEP.convert("I"),
+    "floating point": FLOAT,
+    "CMYK": CMYK,
+    "LAB": Image.merge("LAB", RGB.split()),
+    "YCbCr": RGB.convert("YCbCr"),
+}
+WAYS: dict[str, list[dict[str, Any]]] = {
+    "PNG": [{}, {"compress_level": 0}, {"exif": UPRIGHT}, {"exif": ON_ITS_SIDE}, {"pnginfo": with_text("words")}],
+    "BMP": [{}, {"dpi": (300, 300)}],
+    "PPM": [{}],
+    "GIF": [{}, {"comment": b"words"}, {"interlace": 0}],
+    "WEBP": [{"lossless": True, "exact": True, "method": 0}, {"lossless": True, "exact": True, "method": 6}, {}],
+    "JPEG": [{}, {"progressive": True}, {"comment": b"words"}, {"dpi": (300, 300)}, {"quality": 100}],
+    "JPEG2000": [{}, {"num_resolutions": 2}],
+    "TIFF": [
+        {}, {"dpi": (300, 300)}, {"exif": ON_ITS_SIDE}, {"description": "words"}, {"big_tiff": True},
+        *({"compression": name} for name in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "zstd", "lzma")),
+    ],
+}  # fmt: skip
+
+
+#: What OpenCV writes, and how.
+ENDINGS = (".png", ".bmp", ".tiff", ".ppm", ".pgm", ".webp", ".jpg", ".jp2", ".gif", ".avif")
+#: Formats of samples, for tifffile, and how it writes them.
+SAMPLES = ("bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "float16", "float32", "float64")
+TIFF_WAYS: list[dict[str, Any]] = [
+    *({}, {"metadata": None}, {"compression": "zlib"}, {"compression": "zlib", "predictor": True}, {"bigtiff": True}),
+    *(
+        {"byteorder": ">", "metadata": None},
+        {"tile": (16, 16), "metadata": None},
+        {"rowsperstrip": 5, "metadata": None},
+    ),
+    *({"planarconfig": "separate"}, {"photometric": "miniswhite"}, {"description": "words"}, {"imagej": True}),
+]
+#: Bits and kinds of PNGs (grey, RGB, palette, grey with alpha, RGBA), and how many samples these have.
+PNG_KINDS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+#: How long each chunk is by kind, and whether it stands before the palette.
+PNG_EXTRAS = {
+    b"tEXt": ({0: 8, 2: 8, 3: 8, 4: 8, 6: 8}, False),
+    b"tRNS": ({0: 2, 2: 6, 3: 2}, False),
+    b"gAMA": ({0: 4, 2: 4, 3: 4, 4: 4, 6: 4}, True),
+    b"sBIT": ({0: 1, 2: 3, 3: 3, 4: 2, 6: 4}, True),
+    b"bKGD": ({0: 2, 2: 6, 3: 1, 4: 2, 6: 6}, False),
+}
+
+
+def variants() -> dict[str, bytes]:
+    """Every picture, and it turned, in every way that takes it, as far as Pillow reads what came of it."""
+    files = {**_by_pillow(), **_by_opencv(), **_by_tifffile(), **_by_hand()}
+    return {name: content for name, content in files.items() if _loads(content)}
+
+
+def _loads(content: bytes) -> bool:
+    try:
+        with Image.open(io.BytesIO(content)) as picture:
+            picture.load()
+    except (OSError, SyntaxError, ValueError):
+        return False
+    return True
+
+
+def _by_pillow() -> dict[str, bytes]:
+    found = {}
+    for (name, picture), (form, ways) in itertools.product(PICTURES.items(), WAYS.items()):
+        for place, turned in itertools.product(range(len(ways)), (False, True)):
+            copied = picture.transpose(Image.Transpose.ROTATE_90) if turned else picture.copy()
+            with contextlib.suppress(OSError, ValueError, KeyError, RuntimeError):  # a mode that this format lacks
+                content = encoded(copied, form, **ways[place])
+                found[f"{name}{' turned' * turned} in {form}, {place}"] = content
+    return found
+
+
+def _by_opencv() -> dict[str, bytes]:
+    found = {}
+    for (name, picture), ending in itertools.product(PICTURES.items(), ENDINGS):
+        with contextlib.suppress(cv2.error, AssertionError):
+            found[f"{name} in {ending} by OpenCV"] = by_opencv(ending, np.asarray(picture))
+    return found
+
+
+def _by_tifffile() -> dict[str, bytes]:
+    found = {}
+    for samples, place in itertools.product(SAMPLES, range(len(TIFF_WAYS))):
+        for name in ("grey", "colour", "colour with alpha"):
+            with contextlib.suppress(ValueError, KeyError, TypeError, ImportError, tifffile.TiffFileError):
+                pixels = (np.asarray(PICTURES[name]) // 2).astype(samples)
+                found[f"{name} as {samples} in TIFF by tifffile, {place}"] = tiff(pixels, **TIFF_WAYS[place])
+    return found
+
+
+def _by_hand() -> dict[str, bytes]:
+    found = {}
+    for depth, (colour, samples), seed in itertools.product((1, 2, 4, 8, 16), PNG_KINDS.items(), (0, 1)):
+        row = b"\0" + bytes((place * (seed + 1) + 1) % 256 for place in range(depth * samples))  # 8 pixels
+        palette = chunk(b"PLTE", bytes(range(3 << min(depth, 6)))) if colour == 3 else b""
+        for kind, (lengths, is_first) in PNG_EXTRAS.items():
+            values = b"\1" * 8 if kind == b"sBIT" else b"\0\1" * 4
+            extra = chunk(kind, values[-lengths[colour] :]) if colour in lengths else b""
+            parts = extra + palette if is_first else palette + extra
+            content = png(8, 1, depth=depth, colour=colour, rows=row, extra=parts)
+            found[f"PNG of {depth} bits, kind {colour}, {seed}, {kind!r}"] = content
+    return found
