@@ -160,7 +160,7 @@ LINK = "no image: a text that looks like a link unpacked as a file"
         (PNG[: len(PNG) // 2], f"{CUT} (Pillow: image file is truncated)"),
         (encoded(RGB, "WEBP")[:-100], f"{CUT}: its file ends too early"),
         (JPEG[:20], "Pillow cannot decode the image: the header of this JPEG is damaged or cut"),
-        (encoded(FEW_COLOURS, "GIF")[:-200] + b"\xff" * 200, "Pillow cannot decode the image: broken data stream"),
+        (encoded(RGB.quantize(16), "GIF")[:-200] + b"\xff" * 200, "Pillow cannot decode the image: broken data stream"),
         (
             png(20_000, 10_000, depth=1, colour=0, rows=b""),
             "the image has 200,000,000 pixels, and Pillow takes no more than 178,956,970",
