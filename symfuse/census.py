@@ -75,6 +75,14 @@ class Census:
         """The directories that stand in one, in byte order."""
         return self._view.directory(number).children.values()
 
+    def parent(self, number: int) -> int:
+        """The directory that one stands in; the root in itself."""
+        return self._view.parent(number)
+
+    def path(self, number: int) -> bytes:
+        """A directory's path, relative to the view's root."""
+        return self._view.path(number)
+
     def name(self, number: int) -> bytes:
         """A directory's name; the root has none."""
         directory = self._view.directory(number)

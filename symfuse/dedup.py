@@ -1,11 +1,11 @@
 """Which of several same images is shown.
 
 Of the same images in one scope (a class, a split, everything) one is shown: the first by `--prefer`, then by the order
-of splits, then real files before links, then by path. Nothing else decides, so the same dataset always gives the same
-view. Nothing is ever deleted: what is hidden is noted in the view.
+of splits, then real files before those behind links or linked directories, then by path. Nothing else decides, so the
+same dataset always gives the same view. Nothing is ever deleted: what is hidden is noted in the view.
 
 One image under several classes of one split is a conflict, one image in several splits a leak. Both are counted,
-whatever the scope.
+whatever the scope. What lies beside the splits is one where `Labels.counts` says so.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ class DirectoryOfCopies(NamedTuple):
 class Deduplicator:
     """Hides same images in a frozen view, before it is mounted."""
 
-    def __init__(self, view: View, dedup: Dedup) -> None:
+    def __init__(self, view: View, dedup: Dedup, labels: Labels) -> None:
         self._view = view
         self._dedup = dedup
         self._preferred = list(map(Glob, dedup.prefer))
-        self._labels = Labels(view, dedup.layout)
+        self._labels = labels
         self._directories: dict[int, DirectoryOfCopies] = {}
 
     def apply(self, groups: Iterable[list[int]]) -> None:
@@ -82,20 +82,19 @@ class Deduplicator:
             split = conflict[0].label.split
             others = [copy for copy in copies if copy.label.category is not None and copy.label.split == split]
             self._view.report(Finding.CONFLICT, _nodeids(conflict, others), named=len(conflict))
-        splits: dict[bytes, Copy] = {}
-        for copy in copies:
-            if copy.label.split is not None:
-                splits.setdefault(copy.label.split, copy)
+        counted = [copy for copy in copies if self._labels.counts(copy.label.split)]
+        splits: dict[bytes | None, Copy] = {}
+        for copy in counted:
+            splits.setdefault(copy.label.split, copy)
         if len(splits) > 1:
-            others = [copy for copy in copies if copy.label.split is not None]
-            self._view.report(Finding.LEAK, _nodeids(splits.values(), others), named=len(splits))
+            self._view.report(Finding.LEAK, _nodeids(splits.values(), counted), named=len(splits))
 
     def _conflict(self, copies: Iterable[Copy]) -> list[Copy]:
         """A copy from each class of a split that has several of them, if there is such a split."""
         splits: defaultdict[bytes | None, dict[bytes, Copy]] = defaultdict(dict)
         for copy in copies:
             split, category = copy.label
-            if category is not None and (split is not None or not self._labels.has_splits):
+            if category is not None and self._labels.counts(split):
                 splits[split].setdefault(category, copy)
         return next((list(classes.values()) for classes in splits.values() if len(classes) > 1), [])
 
@@ -109,9 +108,7 @@ class Deduplicator:
     def _scope(self, label: Label) -> object:
         if self._dedup.scope is Scope.CLASS:
             return label
-        if self._dedup.scope is Scope.ALL or not self._labels.has_splits:
-            return None
-        return label.split or label  # each directory beside the splits is one of its own
+        return label.split if self._dedup.scope is Scope.SPLIT else None
 
     def _hide(self, same: list[Copy]) -> None:
         """Hide all copies of one scope but the first, or what `--conflicts` says instead."""
@@ -125,8 +122,12 @@ class Deduplicator:
         if conflicts is Conflicts.KEEP and self._conflict(copy for copy in same if copy.label.split == split):
             others = [copy for copy in others if copy.label.split != split]
         for copy in others:
-            is_leak = split is not None and copy.label.split not in (None, split)
-            self._view.hide(copy.nodeid, Kind.LEAK if is_leak else Kind.DUPLICATE, stand_in=first.nodeid)
+            kind = Kind.LEAK if self._is_leak(split, copy.label.split) else Kind.DUPLICATE
+            self._view.hide(copy.nodeid, kind, stand_in=first.nodeid)
+
+    def _is_leak(self, shown: bytes | None, hidden: bytes | None) -> bool:
+        """Whether an image of one split is shown in another."""
+        return shown != hidden and self._labels.counts(shown) and self._labels.counts(hidden)
 
 
 def _nodeids(first: Iterable[Copy], others: Iterable[Copy]) -> list[int]:

@@ -1,87 +1,327 @@
-"""What the levels of a dataset's directories mean: which split and which class a directory's files belong to."""
+"""What the levels of a dataset's directories mean: which split and which class a directory's files belong to.
+
+Read from the names of directories that hold images, or as a pattern says, before anything is hidden.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple
 
-from symfuse.policy import Layout
-from symfuse.view import ROOT_NODEID, View
+from symfuse.census import Census
+from symfuse.errors import DatasetRefused
+from symfuse.pattern import Pattern
+from symfuse.policy import SPLIT_ORDER, Conflicts, Kind, Layout, Policy, Scope
+from symfuse.view import ROOT_NODEID
+from symfuse.words import FOLD, SPLIT_MEANINGS, SPLIT_WORDS, is_for_images, rest_of_split, split_of, split_words
 
-#: The names that splits go by; those of one line mean the same.
-SPLIT_NAMES = (
-    (b"train", b"training"),
-    (b"val", b"valid", b"validation", b"dev"),
-    (b"test", b"testing"),
-)
-_MEANING = {name: names[0] for names in SPLIT_NAMES for name in names}
-#: So many first-level directories that have names of splits make a dataset of splits, whatever lies beside them.
-ENOUGH_SPLITS = 2
+_MEANING = {name: names[0] for names in SPLIT_MEANINGS for name in names}
+#: Where one of several splits is called so, what lies beside them is likely to be neither trained on nor held back.
+_COMPLETE = frozenset({b"train", b"training", b"trainval", b"query", b"gallery"})
+#: What a name must have to be a split's; most have none of it.
+_HINT = re.compile(b"|".join([*SPLIT_WORDS, FOLD]), re.IGNORECASE)
+_LEVELS = {1: "the first level", 2: "the second level", 3: "the third level"}
+#: Names said of many.
+_MAX_NAMED = 5
 
 
 class Label(NamedTuple):
     """The split and the class of files; None where they have none.
 
-    What lies beside the splits has no split, and its first-level directory for a class.
+    What lies beside the splits has no split, and the directory at their level for a class.
     """
 
     split: bytes | None
     category: bytes | None
 
 
-class Labels:
-    """The labels of a frozen view's directories."""
+_NO_LABEL = Label(None, None)
 
-    def __init__(self, view: View, layout: Layout) -> None:
-        self._view = view
-        self._splits = frozenset(_splits(view, layout))
+
+class _Reading(NamedTuple):
+    """The labels of all directories, by nodeid; the levels, from 1, of splits (0: there are none) and of classes."""
+
+    labels: dict[int, Label]
+    split_level: int
+    class_levels: Collection[int]
+
+
+class Labels:
+    """The labels of a frozen view's directories.
+
+    Errors: DatasetRefused when a pattern fits nothing.
+    """
+
+    def __init__(self, census: Census, layout: Layout) -> None:
+        self._census = census
+        self._pattern = None if layout.pattern is None else Pattern(layout.pattern)
+        self._reading = _by_names(census) if self._pattern is None else _by_pattern(census, self._pattern)
+        self._found = {self.of(number) for number in census.directories if census.holds_itself(number)}
+        self._splits = sorted({label.split for label in self._found if label.split is not None})
         #: False where all of the dataset is one split, which has no name.
         self.has_splits = bool(self._splits)
-        self._known: dict[int, Label] = {}
+        self._counts_beside = self.has_splits and _counts_beside(self._splits)
+        classes = {label for label in self._found if label.category is not None and self.counts(label.split)}
+        self._categories = {label.category for label in classes}
+        #: How many classes the split has that has most of them.
+        self.most_classes = max(Counter(label.split for label in classes).values(), default=0)
+        if self._pattern is not None and not (self.has_splits if self._pattern.has_split else classes):
+            text = os.fsdecode(layout.pattern or b"")
+            raise DatasetRefused(f"--layout {text} fits no directory that holds images: {_seen(census)}", _CURE)
 
     def of(self, directory: int) -> Label:
         """The label of the files in a directory, by the directory's nodeid."""
-        label = self._known.get(directory)
-        if label is None:
-            label = self._known[directory] = self._label(self._view.path(directory).split(b"/"))
-        return label
+        return self._reading.labels[directory]
 
-    def _label(self, names: list[bytes]) -> Label:
-        if names[0] in self._splits:
-            return Label(names[0], names[1] if len(names) > 1 else None)
-        return Label(None, names[0] or None)
+    def counts(self, split: bytes | None) -> bool:
+        """Whether conflicts in a split count, and leaks into it: of what has no split it depends."""
+        return split is not None or self._counts_beside or not self.has_splits
+
+    def describe(self) -> str:
+        """Which layout was taken: one line for the user."""
+        classes = _counted(len(self._categories))
+        if not self.has_splits:
+            if not self._categories:
+                return "no splits and no classes were recognised"
+            return f"no splits; {classes}{self._at(self._reading.class_levels)}"
+        beside = _listed(self._beside())
+        also = ", and what lies beside" if beside and self._counts_beside else ""
+        unchecked = f"; not checked for conflicts and leaks: {beside}" if beside and not self._counts_beside else ""
+        return f"splits: {_listed(self._splits)}{self._at([self._reading.split_level])}{also}; {classes}{unchecked}"
+
+    def _at(self, levels: Collection[int]) -> str:
+        """Where splits or classes were found, if all of them are at one level."""
+        level = next(iter(levels), 0)
+        return f" at {_LEVELS.get(level, f'level {level}')}" if len(levels) == 1 else ""
+
+    def _beside(self) -> list[bytes]:
+        """The paths of the topmost directories that hold images and no split."""
+        census, labels = self._census, self._reading.labels
+        with_splits: set[int] = set()
+        for number in reversed(census.directories):
+            is_split = census.holds_itself(number) and labels[number].split is not None
+            if is_split or not with_splits.isdisjoint(census.children(number)):
+                with_splits.add(number)
+        found = []
+        for number in census.directories:
+            if number not in with_splits:
+                is_topmost = census.parent(number) in with_splits
+                if is_topmost and census.holds_images(number):
+                    found.append(census.path(number))
+            elif census.holds_itself(number) and labels[number].split is None:
+                found.append(census.path(number) or b".")
+        return sorted(found)
 
 
-def _splits(view: View, layout: Layout) -> list[bytes]:
-    """The first-level directories that are splits."""
-    directories = {name: node.nodeid for name, node, _ in view.listing(ROOT_NODEID) if node.is_directory}
-    if layout is Layout.SPLIT_CLASS:
-        return [*directories]
-    if layout is Layout.CLASS:
-        return []
-    found = [name for name in directories if name.lower() in _MEANING]
-    if len(found) in (0, len(directories)) or len(found) >= ENOUGH_SPLITS:
-        return found
-    # A single one beside others may be a class, of vehicles say: then it holds images, and a split holds classes.
-    return found if _holds_classes(view, directories[found[0]]) else []
+# -- by names --------------------------------------------------------------------------------------------------------
 
 
-def _holds_classes(view: View, directory: int) -> bool:
-    try:
-        return all(node.is_directory for _, node, _ in view.listing(directory))
-    except OSError:  # it was counted when it could not be frozen
-        return False
+def _by_names(census: Census) -> _Reading:
+    splits, level = _split_directories(census)
+    tops: dict[int, bytes | None] = {**splits} if splits else {ROOT_NODEID: None}
+    wrappers = _wrappers(census, tops)
+    labels: dict[int, Label] = {}
+    class_levels: set[int] = set()
+    levels = {ROOT_NODEID: 0}
+    open_: set[int] = set()  # directories that have a split, or need none, and no class
+    for number in census.directories:
+        if number == ROOT_NODEID:
+            label = _NO_LABEL
+        else:
+            parent, name = census.parent(number), census.name(number)
+            label = labels[parent]
+            levels[number] = levels[parent] + 1
+            if parent in open_:
+                if number in wrappers or _is_wrapper(name, label.split):
+                    open_.add(number)
+                else:
+                    label = Label(label.split, name)
+                    if census.holds_images(number):
+                        class_levels.add(levels[number])
+            elif splits and levels[number] == level:
+                label = Label(splits.get(number), None if number in splits else name)
+        if number in tops:
+            open_.add(number)
+        labels[number] = label
+    return _Reading(labels, level, class_levels)
+
+
+def _split_directories(census: Census) -> tuple[dict[int, bytes], int]:
+    """The splits of the directories that are splits, and their level from 1; level 0 where there are none."""
+    parents, level = [ROOT_NODEID], 1
+    while parents:
+        found: dict[int, bytes] = {}
+        for parent in parents:
+            found |= _splits_among(census, [each for each in census.children(parent) if census.holds_images(each)])
+        if found:
+            return found, level
+        parents = [each for parent in parents for each in census.children(parent) if census.holds_below(each)]
+        level += 1
+    return {}, 0
+
+
+def _splits_among(census: Census, siblings: Sequence[int]) -> dict[int, bytes]:
+    """The splits of some directories, all that hold images in one, if any of them is certain to be one."""
+    splits: dict[int, bytes] = {}
+    for number in siblings:
+        name = census.name(number)
+        if _HINT.search(name) and (split := split_of(name)) is not None:
+            splits[number] = split
+    rests = {number: rest_of_split(census.name(number)) for number in splits}
+    kinds: dict[frozenset[bytes], set[bytes]] = {}
+    for number, split in splits.items():
+        kinds.setdefault(rests[number], set()).add(split)
+    if any(len(kind) > 1 for kind in kinds.values()):
+        return splits
+    is_alone = len(splits) == len(siblings) and len(set(splits.values())) == 1
+    if any(not rests[number] and (is_alone or not census.holds_itself(number)) for number in splits):
+        return splits
+    return {}
+
+
+def _wrappers(census: Census, tops: dict[int, bytes | None]) -> set[int]:
+    """Directories between splits and classes that are alone, called the same in all splits, and hold no images."""
+    found: set[int] = set()
+    inner = {top: top for top in tops}
+    while True:
+        alone: dict[int, int] = {}
+        for top, split in tops.items():
+            match list(islice(_at_class_level(census, inner[top], split), 2)):
+                case [number] if number != inner[top] and not census.holds_itself(number):
+                    alone[top] = number
+        if len(alone) < len(tops) or len({census.name(number) for number in alone.values()}) > 1:
+            return found
+        found.update(alone.values())
+        inner = alone
+
+
+def _at_class_level(census: Census, top: int, split: bytes | None) -> Iterator[int]:
+    """The directories below one that may be classes, and the one itself where there are images beside these."""
+    numbers = [top]
+    for number in numbers:  # which grows meanwhile
+        if census.holds_itself(number):
+            yield top
+        for child in census.children(number):
+            if census.holds_images(child):
+                if _is_wrapper(census.name(child), split):
+                    numbers.append(child)
+                else:
+                    yield child
+
+
+def _is_wrapper(name: bytes, split: bytes | None) -> bool:
+    """Whether a directory below a split is no class by its name."""
+    return is_for_images(name) or (split is not None and split in split_words(name))
+
+
+def _counts_beside(splits: Collection[bytes]) -> bool:
+    """Whether what lies beside splits is likely to be what is trained on, or held back."""
+    meant = [split_of(split) or split for split in splits]
+    return len(splits) == 1 or not any(split in _COMPLETE or split.startswith(FOLD) for split in meant)
+
+
+# -- by a pattern ----------------------------------------------------------------------------------------------------
+
+
+def _by_pattern(census: Census, pattern: Pattern) -> _Reading:
+    labels = {ROOT_NODEID: _NO_LABEL}
+    levels = {ROOT_NODEID: 0}
+    class_levels: set[int] = set()
+    unfit: set[int] = set()
+    at_split_level: dict[int, bytes] = {}
+    for number in census.directories[1:]:
+        parent, name = census.parent(number), census.name(number)
+        level = levels[number] = levels[parent] + 1
+        beside = name if level == pattern.split_level else at_split_level.get(parent)
+        if beside is not None:
+            at_split_level[number] = beside
+        match = None if parent in unfit else pattern.match(level, name)
+        if match is None:
+            unfit.add(number)
+            labels[number] = Label(None, beside if pattern.has_class else None)
+            continue
+        above = labels[parent]
+        labels[number] = Label(match.split or above.split, match.category or above.category)
+        if match.category and census.holds_images(number):
+            class_levels.add(level)
+    return _Reading(labels, pattern.split_level, class_levels)
+
+
+# -- what was asked for and cannot be done ---------------------------------------------------------------------------
+
+
+_CURE = "say which are splits and classes with --layout, for example --layout '{split}/{class}'"
+
+
+def refuse_unchecked(labels: Labels, census: Census, policy: Policy) -> None:
+    """Errors: DatasetRefused when something was asked for that needs splits or classes that were not recognised."""
+    dedup = policy.dedup
+    for_splits = {
+        f"--fail-on {Kind.LEAK}": Kind.LEAK in policy.fail_on,
+        f"--dedup-scope {Scope.SPLIT}": dedup.scope is Scope.SPLIT,
+        "--split-order": dedup.split_order != SPLIT_ORDER,
+    }
+    for_classes = {
+        f"--fail-on {Kind.CONFLICT}": Kind.CONFLICT in policy.fail_on,
+        f"--conflicts {dedup.conflicts}": dedup.conflicts is not Conflicts.FIRST,
+    }
+    if not labels.has_splits:
+        _refuse(for_splits, "no split is recognised", census)
+    if labels.most_classes < (1 if dedup.layout.pattern is not None else 2):
+        _refuse(for_classes, "no two classes of one split are recognised", census)
+
+
+def _refuse(asked: dict[str, bool], cause: str, census: Census) -> None:
+    option = next((option for option, is_asked in asked.items() if is_asked), None)
+    if option is not None:
+        raise DatasetRefused(f"{option} cannot be done, for {cause}: {_seen(census)}", _CURE)
+
+
+def _seen(census: Census) -> str:
+    """Which directories hold images: those of the first level where there are several."""
+    parent = ROOT_NODEID
+    while True:
+        holders = [number for number in census.children(parent) if census.holds_images(number)]
+        if len(holders) != 1 or census.holds_itself(parent):
+            break
+        (parent,) = holders
+    if not holders:
+        where = os.fsdecode(census.path(parent)) or "the dataset itself"
+        return f"only {where} holds images" if census.holds_itself(parent) else "no directory holds images"
+    names = _listed([census.path(number) for number in holders])
+    return f"the {'directory' if len(holders) == 1 else 'directories'} that hold images are {names}"
+
+
+def _listed(names: Sequence[bytes]) -> str:
+    """Some names, and a sign where they are not all."""
+    shown = [os.fsdecode(name) for name in names[:_MAX_NAMED]]
+    return ", ".join([*shown, "…"] if len(names) > _MAX_NAMED else shown)
+
+
+def _counted(classes: int) -> str:
+    return "no classes" if classes == 0 else f"{classes:,} {'class' if classes == 1 else 'classes'}"
+
+
+# -- the order of splits ---------------------------------------------------------------------------------------------
 
 
 def split_rank(split: bytes | None, order: Sequence[bytes]) -> int:
     """Where a split stands in the user's order: behind all that it names if it names it not, last if it is none.
 
-    A name in the order also means the others of its line in `SPLIT_NAMES`.
+    A name of a split in the order also means the others of its line in `SPLIT_MEANINGS`.
     """
     if split is None:
         return len(order) + 1
     if split in order:
         return order.index(split)
-    meanings = [_MEANING.get(name.lower(), name) for name in order]
-    meaning = _MEANING.get(split.lower(), split)
-    return meanings.index(meaning) if meaning in meanings else len(order)
+    meanings = [_meaning(name) for name in order]
+    return meanings.index(_meaning(split)) if _meaning(split) in meanings else len(order)
+
+
+def _meaning(name: bytes) -> bytes:
+    split = split_of(name) or name
+    return _MEANING.get(split, split)

@@ -156,12 +156,11 @@ class Scope(enum.StrEnum):
     ALL = "all"
 
 
-class Layout(enum.StrEnum):
-    """What the levels of directories mean."""
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What the levels of directories mean: as `pattern` says (`symfuse.pattern`), or, without one, as names say."""
 
-    AUTO = "auto"
-    CLASS = "class"
-    SPLIT_CLASS = "split/class"
+    pattern: bytes | None = None
 
 
 class Conflicts(enum.StrEnum):
@@ -208,7 +207,7 @@ class Dedup:
 
     same_by: SameBy = SameBy.OFF
     scope: Scope = Scope.CLASS
-    layout: Layout = Layout.AUTO
+    layout: Layout = Layout()
     prefer: tuple[bytes, ...] = ()
     split_order: tuple[bytes, ...] = SPLIT_ORDER
     conflicts: Conflicts = Conflicts.FIRST

@@ -29,7 +29,8 @@ class Progress:
 
     `content_bytes` is the size of all files; `examples` holds the first paths of each kind. `hints` say what may be
     behind all that: whole sentences for the user. `unremembered` counts files that were read to compare or decode them,
-    and will be read again at the next mount.
+    and will be read again at the next mount. `layout` says what the levels of directories were taken for; None where no
+    images are compared.
     """
 
     directories: int = 0
@@ -41,6 +42,7 @@ class Progress:
     finding_examples: dict[Finding, list[str]] = field(default_factory=dict)
     hints: list[str] = field(default_factory=list)
     unremembered: int = 0
+    layout: str | None = None
     complete: bool = False
     error: str | None = None
 
@@ -91,6 +93,7 @@ class Progress:
             "finding_examples": {str(finding): paths for finding, paths in sorted(self.finding_examples.items())},
             "hints": list(self.hints),
             "unremembered": self.unremembered,
+            "layout": self.layout,
             "complete": self.complete,
             "error": self.error,
         }
@@ -105,6 +108,7 @@ PROGRESS_SHAPE: dict[str, Any] = {
     "finding_examples": Table(Finding, [str]),
     "hints": [str],
     "unremembered": Number(),
+    "layout": Maybe(str),
     "complete": bool,
     "error": Maybe(str),
 }

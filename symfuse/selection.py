@@ -7,11 +7,13 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from symfuse.census import Census
 from symfuse.dedup import Deduplicator
 from symfuse.identity import content, pixels
 from symfuse.identity.cache import Key, VerdictCache
 from symfuse.identity.verdict import Verdict
 from symfuse.identity.work import Job
+from symfuse.layout import Labels, refuse_unchecked
 from symfuse.names import is_image_name
 from symfuse.policy import BrokenImages, Finding, Kind, Policy, SameBy
 from symfuse.sameness import Sources, equal, has_digest, same_bytes
@@ -34,7 +36,8 @@ OnWork = Callable[[Work], None]
 def select(view: View, policy: Policy, *, on_work: OnWork, stop: threading.Event) -> None:
     """Hide what the policy hides. After `stop` it ends early, and what is hidden is then not to be relied upon.
 
-    Errors: SymfuseError when images cannot be decoded at all.
+    Errors: SymfuseError when images cannot be decoded at all; DatasetRefused when what was asked for needs splits or
+    classes that are not recognised.
     """
     # By target nothing is read: then nobody shall hear that a cache is missing.
     with contextlib.closing(VerdictCache.open() if policy.reads_files else VerdictCache(None)) as cache:
@@ -57,21 +60,32 @@ class Selection:
         self._forgotten: set[int] = set()  # nodeids of what was read and is not remembered
 
     def run(self) -> None:
-        """Look into what must be looked into, hide what is to be hidden, and tell what could not be looked into."""
-        self._hide()
+        """Look into what must be looked into, hide what is to be hidden, and tell what could not be looked into.
+
+        Errors: DatasetRefused, before anything is read, when what was asked for needs splits or classes and there are
+        none.
+        """
+        self._hide(self._read_layout() if self._policy.dedup.same_by is not SameBy.OFF else None)
         if not self._stop.is_set():
             for nodeid in sorted(self._unread):
                 self._view.report(Finding.UNREAD, [nodeid])
             self._view.note_unremembered(len(self._forgotten))
 
-    def _hide(self) -> None:
+    def _read_layout(self) -> Labels:
+        census = Census(self._view)
+        labels = Labels(census, self._policy.dedup.layout)
+        self._view.describe_layout(labels.describe())
+        refuse_unchecked(labels, census, self._policy)
+        return labels
+
+    def _hide(self, labels: Labels | None) -> None:
         """Broken images first, so that none of them stands for others."""
         same_by = self._policy.dedup.same_by
         hides_broken = self._policy.broken_images is BrokenImages.HIDE
         findings = self._examine() if hides_broken or same_by is SameBy.PIXELS else None
         if findings is not None and hides_broken:
             self._hide_broken(findings)
-        if same_by is SameBy.OFF:
+        if labels is None:
             return
         same: Iterator[list[int]] = iter(())
         if same_by is SameBy.BYTES:
@@ -79,7 +93,7 @@ class Selection:
         elif same_by is SameBy.PIXELS and findings is not None:
             same = self._same_pixels(findings)
         if not self._stop.is_set():
-            Deduplicator(self._view, self._policy.dedup).apply(self._sources.groups(same))
+            Deduplicator(self._view, self._policy.dedup, labels).apply(self._sources.groups(same))
 
     def keys(self, nodeids: Sequence[int]) -> list[Key]:
         """See `identity.work.Files`."""

@@ -502,6 +502,11 @@ class View:
         with self._lock:
             self._progress.unremembered = files
 
+    def describe_layout(self, layout: str) -> None:
+        """What the levels of directories were taken for: one line for the user."""
+        with self._lock:
+            self._progress.layout = layout
+
     def _withdraw(self, finding: Finding, nodeid: int) -> None:
         """A finding about a single entry no longer holds, if there was one. Called with _lock held."""
         if self._findings.remove(finding, nodeid):

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from symfuse.cli.options import InOrder, as_path, mount_options
-from symfuse.cli.output import complain, frozen_line, hidden_lines, quoted, say, say_hidden, warn
+from symfuse.cli.output import complain, frozen_line, quoted, say, say_hidden, summary_lines, warn
 from symfuse.cli.progress import ProgressDisplay
 from symfuse.control import Message
 from symfuse.errors import ExitStatus
@@ -57,7 +57,7 @@ def _announce(wanted: MountRequest, frozen: Message) -> None:
     say(f"{source} is mounted read-only on {mountpoint}; to unmount: symfuse umount {quoted(mountpoint)}")
     if wanted.scans_first:
         say(frozen_line(frozen))
-        for line in hidden_lines(frozen):
+        for line in summary_lines(frozen):
             say(f"  {line}")
         warn(frozen)
 

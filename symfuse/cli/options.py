@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from symfuse.mounts.request import ANY, PROBLEM_WORDS
+from symfuse.pattern import AUTO
 from symfuse.policy import (
     SPLIT_ORDER,
     Backend,
@@ -18,7 +19,6 @@ from symfuse.policy import (
     DirLinks,
     DotEntries,
     Io,
-    Layout,
     NameRule,
     NonUtf8,
     Outside,
@@ -227,10 +227,11 @@ _DECORATORS = (
     ),
     click.option(
         "--layout",
-        type=click.Choice([str(choice) for choice in Layout]),
-        default=str(Layout.AUTO),
+        metavar="PATTERN",
+        default=AUTO,
         show_default=True,
-        help="What the levels of directories are; auto knows splits by names such as train, val and test.",
+        help="What the directories above a file mean: class, split/class, or a path with {split} and {class} in it, "
+        "such as images/{split} or */{split}/{class}; auto knows splits by names such as train, val and test.",
     ),
     click.option(
         "--prefer",

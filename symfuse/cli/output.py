@@ -87,3 +87,8 @@ def hidden_lines(frozen: Message) -> list[str]:
         f"{number:,} {kind} ({Kind(kind).meaning}): " + ", ".join(first_of(number, examples.get(kind, [])))
         for kind, number in hidden.items()
     ]
+
+
+def summary_lines(frozen: Message) -> list[str]:
+    """What the levels of directories were taken for, where images are compared, and `hidden_lines`."""
+    return [*([frozen["layout"]] if frozen["layout"] else []), *hidden_lines(frozen)]

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import click
 
 from symfuse.cli.options import InOrder, as_path, mount_options
-from symfuse.cli.output import complain, frozen_line, hidden_lines, say_hidden, warn
+from symfuse.cli.output import complain, frozen_line, say_hidden, summary_lines, warn
 from symfuse.cli.progress import ProgressDisplay
 from symfuse.errors import ExitStatus, SymfuseError
 from symfuse.mountinfo import is_within
@@ -76,7 +76,7 @@ def command(source: bytes, *, at: bytes | None, command_line: list[str], **optio
         with session(wanted, on_progress=progress, on_note=complain) as server:
             progress.close()
             if wanted.eager or wanted.policy.looks_into_files:
-                complain("; ".join([frozen_line(server.frozen), *hidden_lines(server.frozen)]))
+                complain("; ".join([frozen_line(server.frozen), *summary_lines(server.frozen)]))
                 warn(server.frozen)
             else:
                 # Not status: a temporary mount may be gone when this is read.

@@ -99,17 +99,12 @@ def _rows(status: Message) -> Iterator[tuple[str, str]]:
     yield "uptime", str(uptime)
     frozen = status["frozen"]
     yield "frozen", frozen_line(frozen) + ("" if frozen["complete"] else ", so far")
+    if frozen["layout"]:
+        yield "layout", frozen["layout"]
     if "all" in status:
         yield from listed_lines(status["all"])
     else:
-        for line in hidden_lines(frozen):
-            yield "hidden", line
-        for line in warning_lines(frozen):
-            yield "warning", line
-        if frozen["unremembered"]:
-            yield "read again", _unremembered(frozen["unremembered"])
-        if status["stale"]:
-            yield "stale", _stale(status["stale"], status["stale_examples"])
+        yield from _counts(status)
     for path in status["hanging"]:
         yield "hanging", path
     if frozen["error"]:
@@ -118,6 +113,19 @@ def _rows(status: Message) -> Iterator[tuple[str, str]]:
     yield "bytes read", f"{status['bytes_read']:,}"
     if status["log"]:
         yield "log", status["log"]
+
+
+def _counts(status: Message) -> Iterator[tuple[str, str]]:
+    """What is hidden, wrong, or stale, a line for each kind."""
+    frozen = status["frozen"]
+    for line in hidden_lines(frozen):
+        yield "hidden", line
+    for line in warning_lines(frozen):
+        yield "warning", line
+    if frozen["unremembered"]:
+        yield "read again", _unremembered(frozen["unremembered"])
+    if status["stale"]:
+        yield "stale", _stale(status["stale"], status["stale_examples"])
 
 
 def _stale(number: int, examples: list[str]) -> str:

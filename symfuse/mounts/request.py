@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from symfuse.errors import UsageError
 from symfuse.mounts.bounded import real_mountpoint, real_path, responds
+from symfuse.pattern import AUTO, layout_of
 from symfuse.policy import (
     PROBLEMS,
     SPLIT_ORDER,
@@ -43,7 +44,7 @@ PROBLEM_WORDS = tuple(dict.fromkeys([*map(str, Kind), *map(str, Finding)]))
 Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 Word = TypeVar("Word", str, Path, str | bytes)
 Choice = TypeVar(
-    "Choice", Backend, Io, Outside, DirLinks, DotEntries, NonUtf8, SameBy, Scope, Layout, Conflicts, BrokenImages,
+    "Choice", Backend, Io, Outside, DirLinks, DotEntries, NonUtf8, SameBy, Scope, Conflicts, BrokenImages,
     SideFiles,
 )  # fmt: skip
 
@@ -109,7 +110,7 @@ def _dedup(fields: dict[str, Any]) -> Dedup:
     return Dedup(
         same_by=SameBy(fields["same_by"]),
         scope=Scope(fields["scope"]),
-        layout=Layout(fields["layout"]),
+        layout=Layout(_bytes(pattern) if (pattern := fields["layout"]["pattern"]) is not None else None),
         prefer=tuple(map(_bytes, fields["prefer"])),
         split_order=tuple(map(_bytes, fields["split_order"])),
         conflicts=Conflicts(fields["conflicts"]),
@@ -146,7 +147,7 @@ def request(
     show: Iterable[str | bytes] | str | bytes = (),
     dedup: str = SameBy.OFF,
     dedup_scope: str = Scope.CLASS,
-    layout: str = Layout.AUTO,
+    layout: str | bytes = AUTO,
     prefer: Iterable[str | bytes] | str | bytes = (),
     split_order: Iterable[str | bytes] | str | bytes = SPLIT_ORDER,
     conflicts: str = Conflicts.FIRST,
@@ -192,7 +193,7 @@ def request(
         dedup=Dedup(
             same_by=_choice(SameBy, dedup),
             scope=_choice(Scope, dedup_scope),
-            layout=_choice(Layout, layout),
+            layout=layout_of(os.fsencode(layout)),
             prefer=tuple(map(_preference, _several(prefer))),
             split_order=tuple(name for names in _several(split_order) for name in os.fsencode(names).split(b",")),
             conflicts=_choice(Conflicts, conflicts),
@@ -220,7 +221,7 @@ def _refuse_idle(policy: Policy, *, allow_other: bool) -> None:
     dedup = policy.dedup
     asked = {
         "--dedup-scope": dedup.scope is not Scope.CLASS,
-        "--layout": dedup.layout is not Layout.AUTO,
+        "--layout": dedup.layout != Layout(),
         "--prefer": dedup.prefer,
         "--split-order": dedup.split_order != SPLIT_ORDER,
         "--conflicts": dedup.conflicts is not Conflicts.FIRST,

@@ -17,6 +17,7 @@ from symfuse.mounts.launch import OnProgress, ServerProcess, launch
 from symfuse.mounts.path import MountedPath
 from symfuse.mounts.request import MountRequest, Path, request
 from symfuse.mounts.visible import visible
+from symfuse.pattern import AUTO
 from symfuse.policy import (
     SPLIT_ORDER,
     Backend,
@@ -26,7 +27,6 @@ from symfuse.policy import (
     DotEntries,
     Io,
     Kind,
-    Layout,
     NonUtf8,
     SameBy,
     Scope,
@@ -58,7 +58,7 @@ def mounted(
     show: Iterable[str | bytes] | str | bytes = (),
     dedup: str = SameBy.OFF,
     dedup_scope: str = Scope.CLASS,
-    layout: str = Layout.AUTO,
+    layout: str | bytes = AUTO,
     prefer: Iterable[str | bytes] | str | bytes = (),
     split_order: Iterable[str | bytes] | str | bytes = SPLIT_ORDER,
     conflicts: str = Conflicts.FIRST,
@@ -117,7 +117,9 @@ def mounted(
 
 
 def _log_hidden(frozen: Message) -> None:
-    """Say in the log what is hidden, and what was found to be wrong."""
+    """Say in the log which layout was taken, what is hidden, and what was found to be wrong."""
+    if frozen["layout"]:
+        log.info("%s", visible(frozen["layout"]))
     hidden = hidden_line(frozen)
     if hidden is not None:
         is_problem = any(not Kind(kind).is_choice for kind in frozen["hidden"])

@@ -112,12 +112,78 @@ def test_the_order_of_splits_says_which_split_keeps_an_image(symfuse_mount: Moun
     ]
 
 
-def test_the_layout_can_be_named(symfuse_mount: MountMaker, tmp_path: Path) -> None:
-    dataset = tree(tmp_path / "dataset", {"fold1": {"cat": {"1.png": A}, "dog": {"2.png": A}}, "fold2": {}})
-    in_a_class = ("--dedup", "bytes", "--dedup-scope", "class")
-    assert shown(symfuse_mount(dataset, *in_a_class).path) == ["fold1/cat/1.png"], "fold1 is taken for a class"
-    assert len(shown(symfuse_mount(dataset, *in_a_class, "--layout", "split/class").path)) == 2
-    assert len(shown(symfuse_mount(dataset, "-o", "dedup=bytes,layout=split/class").path)) == 2
+@pytest.mark.parametrize("way", ["mount", "-o", "python"])
+def test_the_layout_can_be_named(backend: str, tmp_path: Path, mountpoint: Path, *, way: str) -> None:
+    batch: dict[Name, Entry] = {"cat": {"1.png": A}, "dog": {"2.png": A, "3.png": A}}
+    dataset = tree(tmp_path / "dataset", {"parts": {"batch1": batch, "batch2": {"cat": {"4.png": B}}}})
+    expected = ["parts/batch1/cat/1.png", "parts/batch1/dog/2.png", "parts/batch2/cat/4.png"]
+    with mounted_at(dataset, mountpoint, "--dedup", "bytes", backend=backend) as done:
+        assert shown(mountpoint) == ["parts/batch1/cat/1.png", expected[2]], "batch1 is taken for a class"
+        assert "no splits; 2 classes at the second level" in done.stdout
+    if way == "python":
+        named = {"dedup": "bytes", "layout": "parts/{split}/{class}"}
+        with symfuse.mounted(dataset, at=mountpoint, **named, **KEYWORDS[backend]) as path:  # type: ignore[arg-type]
+            assert shown(path) == expected
+        return
+    options = {
+        "mount": ["--dedup", "bytes", "--layout", "parts/{split}/{class}"],
+        "-o": ["-o", "dedup=bytes,layout=parts/{split}/{class}"],
+    }[way]
+    with mounted_at(dataset, mountpoint, *options, backend=backend):
+        assert shown(mountpoint) == expected
+
+
+def test_which_layout_was_taken_is_said_by_whoever_mounts_and_by_status(
+    backend: str, tmp_path: Path, mountpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset = tree(tmp_path / "dataset", {"set": {**SPLITS, "extra\n": {"9.png": B}}})
+    layout = "splits: train, val at the second level; 2 classes; not checked for conflicts and leaks: set/extra"
+    with mounted_at(dataset, mountpoint, "--dedup", "target", backend=backend) as done:
+        assert rf"  {layout}\n" in done.stdout.splitlines()
+        said = MYSELF.symfuse("status", mountpoint).stdout
+        assert rf"  layout      {layout}\n" in said.splitlines()
+        status = json.loads(MYSELF.symfuse("status", "--json", mountpoint).stdout)
+        assert status["frozen"]["layout"] == f"{layout}\n"
+    done = MYSELF.symfuse("run", *WAYS[backend], "--dedup", "target", dataset, "--", "true")
+    assert rf"; {layout}\n; 1 duplicate" in done.stderr.splitlines()[0]
+    with caplog.at_level(logging.INFO, "symfuse"), symfuse.mounted(dataset, dedup="target", **KEYWORDS[backend]):
+        assert rf"{layout}\n" in caplog.messages
+    with mounted_at(dataset, mountpoint, backend=backend) as done:
+        assert "splits" not in done.stdout + MYSELF.symfuse("status", mountpoint).stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "cause"),
+    [
+        (["--fail-on", "leak"], "--fail-on leak cannot be done, for no split is recognised: "),
+        (["--dedup-scope", "split"], "--dedup-scope split cannot be done, for no split is recognised: "),
+        (["--split-order", "b,a"], "--split-order cannot be done, for no split is recognised: "),
+        (["--fail-on", "conflict", "--layout", "{split}"], "--fail-on conflict cannot be done, for no two classes of "),
+        (["--conflicts", "fail", "--layout", "{split}"], "--conflicts fail cannot be done, for no two classes of one "),
+        (["--layout", "images/{split}"], "--layout images/{split} fits no directory that holds images: "),
+    ],
+)
+def test_a_check_that_cannot_be_made_does_not_pass(
+    backend: str, tmp_path: Path, mountpoint: Path, options: list[str], cause: str
+) -> None:
+    """Also where no image is read."""
+    dataset = tree(tmp_path / "dataset", {"batch1": {"1.png": A}, "batch2": {"2.png": B}})
+    done = MYSELF.symfuse("mount", *WAYS[backend], "--dedup", "target", *options, dataset, mountpoint, check=False)
+    assert done.returncode == ExitStatus.REFUSED
+    assert done.stderr.startswith(f"symfuse: {cause}")
+    assert "the directories that hold images are batch1, batch2: " in done.stderr
+    assert "--layout '{split}/{class}'" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert os.listdir(mountpoint) == []
+
+
+@pytest.mark.parametrize("layout", ["images", "{split}/{klass}", "{split}/{split}", "a//{split}"])
+def test_what_is_no_layout_is_wrong_usage(tmp_path: Path, mountpoint: Path, layout: str) -> None:
+    dataset = tree(tmp_path / "dataset", SPLITS)
+    done = MYSELF.symfuse("mount", "--dedup", "bytes", "--layout", layout, dataset, mountpoint, check=False)
+    assert done.returncode == ExitStatus.USAGE
+    assert done.stderr.startswith(f"symfuse: --layout {layout}: ")
+    assert done.stderr.count("\n") == 1
 
 
 # -- how it looks on the mount -----------------------------------------------------------------------------------------
@@ -226,7 +292,7 @@ CONFLICT: dict[Name, Entry] = {"cat": {"1.png": A, "2.png": B}, "dog": {"3.png":
 )
 def test_conflicts(backend: str, tmp_path: Path, mountpoint: Path, conflicts: str, expected: list[str] | None) -> None:
     dataset = tree(tmp_path / "dataset", CONFLICT)
-    options = ["--dedup", "bytes", "--dedup-scope", "split", "--conflicts", conflicts]
+    options = ["--dedup", "bytes", "--dedup-scope", "all", "--conflicts", conflicts]
     if expected is None:
         done = MYSELF.symfuse("mount", *WAYS[backend], *options, dataset, mountpoint, check=False)
         assert done.returncode == ExitStatus.REFUSED
@@ -265,12 +331,13 @@ def test_fail_on_refuses_what_it_names_and_nothing_else(
     backend: str, tmp_path: Path, mountpoint: Path, kind: str
 ) -> None:
     datasets: dict[str, dict[Name, Entry]] = {
-        "broken": {"cat": {"bad.png": CUT}},
-        "leak": {"train": {"cat": {"1.png": A}}, "val": {"cat": {"2.png": A}}},
-        "conflict": {"cat": {"1.png": A}, "dog": {"2.png": A}},
-        "duplicate": {"cat": {"1.png": A, "2.png": A}},
+        "broken": {"train": {"cat": {"bad.png": CUT}}},
+        "leak": {"val": {"cat": {"1.png": A}}},
+        "conflict": {"train": {"dog": {"1.png": A}}},
+        "duplicate": {"train": {"cat": {"1.png": A}}},
     }
-    dataset = tree(tmp_path / "dataset", datasets[kind])
+    clean: dict[Name, Entry] = {"train": {"cat": {"0.png": A}, "dog": {"b.png": B}}, "val": {"cat": {"c.png": C}}}
+    dataset = tree(tree(tmp_path / "dataset", clean), datasets[kind])
     options = {"dedup": "bytes", "broken_images": "hide"}
     others = {other for other in datasets if other != kind}
     with symfuse.mounted(dataset, fail_on=others, **options, **KEYWORDS[backend]):  # type: ignore[arg-type]

@@ -38,7 +38,7 @@ def a_status(**fields: Any) -> dict[str, Any]:
     counts = {"hidden": {"dangling": 1}, "findings": {"leak": 2}}
     examples = {"examples": {"dangling": ["a"]}, "finding_examples": {"leak": []}}
     numbers = {"directories": 1, "files": 1, "content_bytes": 1, "unremembered": 0}
-    frozen: dict[str, Any] = {**numbers, "hints": [], "complete": True, "error": None}
+    frozen: dict[str, Any] = {**numbers, "hints": [], "layout": None, "complete": True, "error": None}
     status: dict[str, Any] = {
         **dict.fromkeys(("source", "mountpoint", "io"), ""),
         **{name: [] for name in ("stale_examples", "missing", "hanging")},

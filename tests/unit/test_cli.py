@@ -94,6 +94,11 @@ TEXTS = {
         (["any"], "fail_on=any"),
     ],
     "allow_root": [(["DIR", "SRC"], "allow_root=DIR,allow_root=SRC")],
+    "layout": [
+        (["class"], "layout=class"),
+        (["*/{split}/{class}"], "layout=*/{split}/{class}"),
+        (["[a,b]{split}"], r"layout=[a\,b]{split}"),
+    ],
     "prefer": [(["val/*", "*.png"], "prefer=val/*,prefer=*.png")],
     "hide": [(["*.txt", "a\\b,c", "raw/"], r"hide=*.txt,hide=a\\b\,c,hide=raw/")],
     "show": [([".zarray", "/x"], "show=.zarray,show=/x")],

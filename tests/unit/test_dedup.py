@@ -18,10 +18,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from symfuse.census import Census
 from symfuse.dataset import Dataset
 from symfuse.dedup import Deduplicator
 from symfuse.identity.verdict import DIGEST_BYTES
-from symfuse.policy import BrokenImages, Conflicts, Dedup, Finding, Kind, Layout, Policy, SameBy, Scope
+from symfuse.layout import Labels
+from symfuse.policy import BrokenImages, Conflicts, Dedup, Finding, Kind, Policy, SameBy, Scope
 from symfuse.sameness import Sources, same_bytes
 from symfuse.selection import select
 from symfuse.view import ROOT_NODEID, View
@@ -47,7 +49,7 @@ def deduplicated(root: Path, dedup: Dedup) -> View:
         return found
 
     same = same_bytes(sources, sources.rest(), digests) if dedup.same_by is SameBy.BYTES else ()
-    Deduplicator(view, dedup).apply(sources.groups(same))
+    Deduplicator(view, dedup, Labels(Census(view), dedup.layout)).apply(sources.groups(same))
     return view
 
 
@@ -74,31 +76,41 @@ TARGET = Dedup(same_by=SameBy.TARGET)
 def test_links_and_hard_links_are_the_same_target_and_copies_are_not(tmp_path: Path) -> None:
     root = tree(
         tmp_path / "dataset",
-        {"cat": {"real": b"A", "link": link("real"), "hard": hardlink("cat/real"), "copy": b"A", "other": b"B"}},
+        {
+            "cat": {
+                "real.jpg": b"A",
+                "link.jpg": link("real.jpg"),
+                "hard.jpg": hardlink("cat/real.jpg"),
+                "copy.jpg": b"A",
+                "other.jpg": b"B",
+            }
+        },
     )
-    assert what_is_shown(root, TARGET) == ["cat/copy", "cat/hard", "cat/other"], "hard comes before real, by path"
-    assert what_is_shown(root, BYTES) == ["cat/copy", "cat/other"]
+    assert what_is_shown(root, TARGET) == ["cat/copy.jpg", "cat/hard.jpg", "cat/other.jpg"], (
+        "hard comes before real, by path"
+    )
+    assert what_is_shown(root, BYTES) == ["cat/copy.jpg", "cat/other.jpg"]
 
 
 def test_a_file_in_a_linked_directory_is_the_same_as_in_the_directory_itself(tmp_path: Path) -> None:
-    root = tree(tmp_path / "dataset", {"a": link("b"), "b": {"f": b"A"}})
-    assert what_is_shown(root, replace(TARGET, scope=Scope.ALL)) == ["b/f"], "the real one stays"
+    root = tree(tmp_path / "dataset", {"a": link("b"), "b": {"f.jpg": b"A"}})
+    assert what_is_shown(root, replace(TARGET, scope=Scope.ALL)) == ["b/f.jpg"], "the real one stays"
 
 
 # -- scopes and layouts ------------------------------------------------------------------------------------------------
 
 SPLITS: dict[Name, Entry] = {
-    "train": {"cat": {"1": b"A", "2": b"A"}, "dog": {"3": b"A"}},
-    "val": {"cat": {"4": b"A", "5": b"A"}},
+    "train": {"cat": {"1.jpg": b"A", "2.jpg": b"A"}, "dog": {"3.jpg": b"A"}},
+    "val": {"cat": {"4.jpg": b"A", "5.jpg": b"A"}},
 }
 
 
 @pytest.mark.parametrize(
     ("scope", "expected"),
     [
-        (Scope.CLASS, ["train/cat/1", "train/dog/3", "val/cat/4"]),
-        (Scope.SPLIT, ["train/cat/1", "val/cat/4"]),
-        (Scope.ALL, ["train/cat/1"]),
+        (Scope.CLASS, ["train/cat/1.jpg", "train/dog/3.jpg", "val/cat/4.jpg"]),
+        (Scope.SPLIT, ["train/cat/1.jpg", "val/cat/4.jpg"]),
+        (Scope.ALL, ["train/cat/1.jpg"]),
     ],
 )
 def test_of_the_same_images_in_a_scope_one_is_shown(tmp_path: Path, scope: Scope, expected: list[str]) -> None:
@@ -106,43 +118,17 @@ def test_of_the_same_images_in_a_scope_one_is_shown(tmp_path: Path, scope: Scope
     assert what_is_shown(root, replace(BYTES, scope=scope)) == expected
 
 
-@pytest.mark.parametrize(
-    ("names", "layout", "is_split"),
-    [
-        (["train", "val"], Layout.AUTO, True),
-        (["Training", "Dev"], Layout.AUTO, True),
-        (["train", "test", "store"], Layout.AUTO, True),
-        (["annotations", "train"], Layout.AUTO, True),
-        (["train"], Layout.AUTO, True),
-        (["fold1", "fold2"], Layout.AUTO, False),
-        (["fold1", "fold2"], Layout.SPLIT_CLASS, True),
-        (["train", "val"], Layout.CLASS, False),
-    ],
-)
-def test_the_first_level_is_splits_by_name_or_by_layout(
-    tmp_path: Path, names: list[str], layout: Layout, *, is_split: bool
-) -> None:
-    """In a split, two classes with the same image are a conflict; in a class, two directories are not."""
-    root = tree(tmp_path / "dataset", {name: {"x": {"f": b"A"}, "y": {"f": b"A"}} for name in names})
-    found = deduplicated(root, replace(BYTES, layout=layout)).progress().findings
-    if is_split:
-        assert (found[Finding.CONFLICT], found[Finding.LEAK]) == (1, len(set(names) - {"store", "annotations"}) > 1)
-    else:
-        assert (found[Finding.CONFLICT], found[Finding.LEAK]) == (len(names) > 1, 0)
-
-
-def test_a_class_may_have_the_name_of_a_split(tmp_path: Path) -> None:
-    root = tree(tmp_path / "dataset", {name: {"f": b"A"} for name in ("bus", "car", "train")})
-    assert deduplicated(root, BYTES).progress().findings == {Finding.CONFLICT: 1}
-
-
 def test_what_lies_beside_the_splits_comes_last_and_is_neither_leak_nor_conflict(tmp_path: Path) -> None:
     root = tree(
         tmp_path / "dataset",
-        {"store": {"a": b"A", "b": b"B"}, "train": {"cat": {"a": link("../../store/a")}}, "val": {"cat": {}}},
+        {
+            "store": {"a.jpg": b"A", "b.jpg": b"B"},
+            "train": {"cat": {"a.jpg": link("../../store/a.jpg")}},
+            "val": {"cat": {"c.jpg": b"C"}},
+        },
     )
     view = deduplicated(root, replace(TARGET, scope=Scope.ALL))
-    assert sorted(shown(view)) == ["store/b", "train/cat/a"]
+    assert sorted(shown(view)) == ["store/b.jpg", "train/cat/a.jpg", "val/cat/c.jpg"]
     assert not view.progress().findings
 
 
@@ -150,8 +136,11 @@ def test_what_lies_beside_the_splits_comes_last_and_is_neither_leak_nor_conflict
 
 
 def test_real_files_come_before_links_and_then_the_path_decides(tmp_path: Path) -> None:
-    root = tree(tmp_path / "dataset", {"cat": {"a": link("z"), "y": b"A", "z": b"A", "b": {"x": b"B", "w": b"B"}}})
-    assert what_is_shown(root, BYTES) == ["cat/b/w", "cat/y"]
+    root = tree(
+        tmp_path / "dataset",
+        {"cat": {"a.jpg": link("z.jpg"), "y.jpg": b"A", "z.jpg": b"A", "b": {"x.jpg": b"B", "w.jpg": b"B"}}},
+    )
+    assert what_is_shown(root, BYTES) == ["cat/b/w.jpg", "cat/y.jpg"]
 
 
 def test_preferred_globs_come_first_in_their_order(tmp_path: Path) -> None:
@@ -162,31 +151,39 @@ def test_preferred_globs_come_first_in_their_order(tmp_path: Path) -> None:
 
 
 def test_splits_come_in_their_order_by_any_of_their_names(tmp_path: Path) -> None:
-    root = tree(tmp_path / "dataset", {name: {"cat": {"f": b"A"}} for name in ("testing", "training", "valid")})
+    root = tree(tmp_path / "dataset", {name: {"cat": {"f.jpg": b"A"}} for name in ("testing", "training", "valid")})
     everywhere = replace(BYTES, scope=Scope.ALL)
-    assert what_is_shown(root, everywhere) == ["training/cat/f"]
-    assert what_is_shown(root, replace(everywhere, split_order=(b"test", b"val"))) == ["testing/cat/f"]
-    assert what_is_shown(root, replace(everywhere, split_order=(b"valid",))) == ["valid/cat/f"]
+    assert what_is_shown(root, everywhere) == ["training/cat/f.jpg"]
+    assert what_is_shown(root, replace(everywhere, split_order=(b"test", b"val"))) == ["testing/cat/f.jpg"]
+    assert what_is_shown(root, replace(everywhere, split_order=(b"valid",))) == ["valid/cat/f.jpg"]
 
 
 # -- conflicts and leaks -----------------------------------------------------------------------------------------------
 
 CONFLICT: dict[Name, Entry] = {
-    "train": {"cat": {"1": b"A", "2": b"B"}, "dog": {"3": b"A", "4": b"C"}},
-    "val": {"cat": {"5": b"A", "6": b"D"}},
+    "train": {"cat": {"1.jpg": b"A", "2.jpg": b"B"}, "dog": {"3.jpg": b"A", "4.jpg": b"C"}},
+    "val": {"cat": {"5.jpg": b"A", "6.jpg": b"D"}},
 }
 
 
 @pytest.mark.parametrize(
     ("conflicts", "scope", "expected"),
     [
-        (Conflicts.FIRST, Scope.CLASS, ["train/cat/1", "train/cat/2", "train/dog/3", "train/dog/4", "val/cat/5"]),
-        (Conflicts.FIRST, Scope.SPLIT, ["train/cat/1", "train/cat/2", "train/dog/4", "val/cat/5"]),
-        (Conflicts.KEEP, Scope.SPLIT, ["train/cat/1", "train/cat/2", "train/dog/3", "train/dog/4", "val/cat/5"]),
-        (Conflicts.DROP, Scope.SPLIT, ["train/cat/2", "train/dog/4", "val/cat/5"]),
-        (Conflicts.FIRST, Scope.ALL, ["train/cat/1", "train/cat/2", "train/dog/4"]),
-        (Conflicts.KEEP, Scope.ALL, ["train/cat/1", "train/cat/2", "train/dog/3", "train/dog/4"]),
-        (Conflicts.DROP, Scope.ALL, ["train/cat/2", "train/dog/4"]),
+        (
+            Conflicts.FIRST,
+            Scope.CLASS,
+            ["train/cat/1.jpg", "train/cat/2.jpg", "train/dog/3.jpg", "train/dog/4.jpg", "val/cat/5.jpg"],
+        ),
+        (Conflicts.FIRST, Scope.SPLIT, ["train/cat/1.jpg", "train/cat/2.jpg", "train/dog/4.jpg", "val/cat/5.jpg"]),
+        (
+            Conflicts.KEEP,
+            Scope.SPLIT,
+            ["train/cat/1.jpg", "train/cat/2.jpg", "train/dog/3.jpg", "train/dog/4.jpg", "val/cat/5.jpg"],
+        ),
+        (Conflicts.DROP, Scope.SPLIT, ["train/cat/2.jpg", "train/dog/4.jpg", "val/cat/5.jpg"]),
+        (Conflicts.FIRST, Scope.ALL, ["train/cat/1.jpg", "train/cat/2.jpg", "train/dog/4.jpg"]),
+        (Conflicts.KEEP, Scope.ALL, ["train/cat/1.jpg", "train/cat/2.jpg", "train/dog/3.jpg", "train/dog/4.jpg"]),
+        (Conflicts.DROP, Scope.ALL, ["train/cat/2.jpg", "train/dog/4.jpg"]),
     ],
 )
 def test_an_image_under_several_classes(
@@ -194,27 +191,29 @@ def test_an_image_under_several_classes(
 ) -> None:
     root = tree(tmp_path / "dataset", CONFLICT)
     view = deduplicated(root, replace(BYTES, scope=scope, conflicts=conflicts))
-    assert sorted(shown(view)) == [*expected, "val/cat/6"]
+    assert sorted(shown(view)) == [*expected, "val/cat/6.jpg"]
     progress = view.progress()
     assert progress.findings == {Finding.CONFLICT: 1, Finding.LEAK: 1}, "whatever is hidden"
     assert progress.finding_examples == {
-        Finding.CONFLICT: ["train/cat/1, train/dog/3"],
-        Finding.LEAK: ["train/cat/1, val/cat/5"],
+        Finding.CONFLICT: ["train/cat/1.jpg, train/dog/3.jpg"],
+        Finding.LEAK: ["train/cat/1.jpg, val/cat/5.jpg"],
     }
 
 
 def test_what_is_hidden_has_its_kind_and_what_stands_for_it(tmp_path: Path) -> None:
-    root = tree(tmp_path / "dataset", {"train": {"cat": {"1": b"A", "2": b"A"}}, "val": {"cat": {"3": b"A"}}})
+    root = tree(
+        tmp_path / "dataset", {"train": {"cat": {"1.jpg": b"A", "2.jpg": b"A"}}, "val": {"cat": {"3.jpg": b"A"}}}
+    )
     view = deduplicated(root, replace(BYTES, scope=Scope.ALL))
-    assert view.progress().examples == {Kind.DUPLICATE: ["train/cat/2"], Kind.LEAK: ["val/cat/3"]}
+    assert view.progress().examples == {Kind.DUPLICATE: ["train/cat/2.jpg"], Kind.LEAK: ["val/cat/3.jpg"]}
     assert view.progress().hidden == {Kind.DUPLICATE: 1, Kind.LEAK: 1}
     val = view.lookup(ROOT_NODEID, b"val")
     assert val is not None
     cat = view.lookup(val.nodeid, b"cat")
     assert cat is not None, "a class stays even when all of it is hidden"
-    place = view.find(cat.nodeid, b"3")
+    place = view.find(cat.nodeid, b"3.jpg")
     assert place is not None
-    assert view.path(view.stand_in(cat.nodeid, place)) == b"train/cat/1"
+    assert view.path(view.stand_in(cat.nodeid, place)) == b"train/cat/1.jpg"
 
 
 # -- random trees ------------------------------------------------------------------------------------------------------
@@ -280,7 +279,7 @@ SOURCES = [f"store{number}" for number in range(4)]
 FILES = st.sampled_from([b"A", b"B", b"CC", b""]) | st.sampled_from(
     [link(f"../../../outside/{name}") for name in SOURCES] + [hardlink(f"../outside/{name}") for name in SOURCES]
 )
-CLASSES = st.dictionaries(st.sampled_from(["a", "b", "c", "d"]), FILES, max_size=4)
+CLASSES = st.dictionaries(st.sampled_from(["a.jpg", "b.jpg", "c.jpg", "d.jpg"]), FILES, max_size=4)
 TREES = st.fixed_dictionaries(
     {split: st.fixed_dictionaries({"cat": CLASSES, "dog": CLASSES}) for split in ("train", "val", "test")}
 )
@@ -288,7 +287,7 @@ POLICIES = st.builds(
     Dedup,
     same_by=st.sampled_from([SameBy.TARGET, SameBy.BYTES]),
     scope=st.sampled_from(Scope),
-    prefer=st.lists(st.sampled_from([b"*/dog/*", b"*/b", b"val/*"]), max_size=2, unique=True).map(tuple),
+    prefer=st.lists(st.sampled_from([b"*/dog/*", b"*/b.jpg", b"val/*"]), max_size=2, unique=True).map(tuple),
     split_order=st.permutations([b"train", b"val", b"test"]).map(tuple),
     conflicts=st.sampled_from([Conflicts.FIRST, Conflicts.KEEP, Conflicts.DROP]),
 )

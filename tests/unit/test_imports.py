@@ -29,6 +29,7 @@ LAYERS = [
         "lines",
         "policy",
         "rules",
+        "pattern",
         "progress",
         "source",
         "access",
