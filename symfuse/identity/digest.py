@@ -177,10 +177,15 @@ def _ppm(image: ImageFile.ImageFile, fd: int) -> str | None:
 
 
 def _gif(image: ImageFile.ImageFile, fd: int) -> str | None:
-    """A single frame that fills the screen. Even grey GIFs are arrays of other shapes to TensorFlow and OpenCV."""
+    """A single frame that fills the screen. Even grey GIFs are arrays of other shapes to TensorFlow and OpenCV.
+
+    OpenCV gives what is transparent the colour of the background.
+    """
     _tile(image)
     screen = struct.unpack("<HH", os.pread(fd, 4, 6))
-    return "GIF" if screen == image.size and not getattr(image, "is_animated", True) else None
+    if screen != image.size or getattr(image, "is_animated", True):
+        return None
+    return f"background {image.info.get('background')}"
 
 
 def _webp(image: ImageFile.ImageFile, fd: int) -> str | None:
@@ -199,12 +204,13 @@ def _webp(image: ImageFile.ImageFile, fd: int) -> str | None:
 
 
 _SUBFILE_TYPE, _WIDTH, _LENGTH, _BITS, _COMPRESSION, _PHOTOMETRIC = 254, 256, 257, 258, 259, 262
-_FILL_ORDER, _DESCRIPTION, _SAMPLES, _PLANES, _EXTRA, _FORMAT = 266, 270, 277, 284, 338, 339
+_FILL_ORDER, _SAMPLES, _PLANES, _EXTRA, _FORMAT = 266, 277, 284, 338, 339
 #: Tags that change no reader's mind but in ways that are looked at here. Any other may stand for more images, or for
-#: another meaning of this one: SubIFDs, colour maps, masks, ImageJ's and Photoshop's own. The rest: make, model,
-#: strips, resolution, software, date, artist, host, predictor, tiles, XMP, copyright, IPTC, Exif, ICC, GPS.
+#: another meaning of this one: SubIFDs, colour maps, masks, Photoshop's layers; ImageJ and tifffile say in the
+#: description how many images lie behind the first. The rest of these: make, model, strips, resolution, software, date,
+#: artist, host, predictor, tiles, XMP, copyright, IPTC, Exif, ICC, GPS.
 _TIFF_TAGS = {
-    *(_SUBFILE_TYPE, _WIDTH, _LENGTH, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _DESCRIPTION, _SAMPLES, _PLANES),
+    *(_SUBFILE_TYPE, _WIDTH, _LENGTH, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _SAMPLES, _PLANES),
     *(_EXTRA, _FORMAT, _ORIENTATION, 271, 272, 273, 278, 279, 282, 283, 296, 305, 306, 315, 316, 317, 322, 323, 324),
     *(325, 700, 33432, 33723, 34665, 34675, 34853),
 }
@@ -218,7 +224,7 @@ _TIFF_LAYOUTS = {
 
 
 def _tiff(image: ImageFile.ImageFile, _fd: int) -> str | None:
-    """Orientation, which Pillow applies, and description, by which some programs keep stacks in one frame."""
+    """Orientation, which Pillow applies."""
     tags: dict[int, Any] = dict(getattr(image, "tag_v2", {}))
     formats = set(tags.get(_FORMAT, (1,)))
     bits = tags.get(_BITS, (1,))
@@ -234,15 +240,18 @@ def _tiff(image: ImageFile.ImageFile, _fd: int) -> str | None:
         return None
     if tags.get(_COMPRESSION, 1) not in _TIFF_LOSSLESS:
         return None
-    beside = _orientation(image), tags.get(_DESCRIPTION)
-    return "" if beside == (_UPRIGHT, None) else repr(beside)
+    orientation = _orientation(image)
+    return "" if orientation == _UPRIGHT else f"orientation {orientation}"
 
 
 # -- JPEG --------------------------------------------------------------------------------------------------------------
 
-_SOS, _APP0, _APP2, _APP14, _APP15, _COM = 0xDA, 0xE0, 0xE2, 0xEE, 0xEF, 0xFE
+_SOS, _APP0, _COM = 0xDA, 0xE0, 0xFE
 #: Markers of segments that have a length.
 _SEGMENTS = {*range(0xC0, 0xD0), *range(0xDA, 0xFF)}
+#: Application segments that say nothing of pixels: how they begin. JFIF is looked at; any other may be a part of the
+#: image, as Adobe's colour transform and the residuals of JPEG XT are, or an index of more of them.
+_METADATA = (b"Exif\0", b"http", b"ICC_PROFILE\0", b"Photoshop", b"Ducky", b"JFXX\0")
 
 
 def _jpeg(_image: ImageFile.ImageFile, _fd: int) -> str | None:
@@ -250,7 +259,7 @@ def _jpeg(_image: ImageFile.ImageFile, _fd: int) -> str | None:
 
 
 def _jpeg_digest(image: Image.Image, said: tuple[object, object], fd: int) -> bytes:
-    """Errors: OSError; ValueError unless it is one image after a header of segments."""
+    """Errors: OSError; ValueError unless it begins with segments."""
     hasher = blake3(f"JPEG {image.mode} {image.width} {image.height} {said!r} ".encode())
     for part in _jpeg_parts(fd):
         hasher.update(part)
@@ -258,10 +267,7 @@ def _jpeg_digest(image: Image.Image, said: tuple[object, object], fd: int) -> by
 
 
 def _jpeg_parts(fd: int) -> Iterator[bytes]:
-    """All that decoders use: no application segments but those that name the colour space, and no comments.
-
-    Errors: OSError, ValueError.
-    """
+    """All but comments and metadata, up to the end of the file. Errors: OSError, ValueError."""
     offset = 2
     while True:
         start, marker, size = struct.unpack(">BBH", os.pread(fd, 4, offset).ljust(4, b"\0"))
@@ -269,14 +275,11 @@ def _jpeg_parts(fd: int) -> Iterator[bytes]:
             raise ValueError(f"no segment at {offset}")
         if marker == _SOS:
             break
-        if not (_APP0 <= marker <= _APP15 or marker == _COM) or marker == _APP14:
-            yield os.pread(fd, 2 + size, offset)
-        elif marker in {_APP0, _APP2}:
-            name = os.pread(fd, 5, offset + 4)
-            if name.startswith(b"MPF\0"):
-                raise ValueError("several images")
-            if name == b"JFIF\0":
-                yield name
+        segment = os.pread(fd, 2 + size, offset)
+        if marker == _APP0 and segment[4:9] == b"JFIF\0":
+            yield b"JFIF"
+        elif marker != _COM and not (marker >= _APP0 and segment[4:].startswith(_METADATA)):
+            yield segment
         offset += 2 + size
     yield from pieces(fd, offset)
 

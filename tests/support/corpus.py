@@ -63,6 +63,18 @@ def gif(indices: list[int], colours: list[int]) -> bytes:
     return b"GIF89a" + screen + bytes(colours) + b"," + image + bytes([2, len(packed)]) + packed + b"\0;"
 
 
+def transparent_gif(background: int) -> bytes:
+    """Two transparent pixels and one black, on a background of this colour."""
+    plain = gif([1, 1, 0], [0, 0, 0, 9, 9, 9, 200, 200, 200, 0, 0, 0])
+    control = b"!\xf9\4\1\0\0\1\0"
+    return plain[:11] + bytes([background]) + plain[12:25] + control + plain[25:]
+
+
+def with_segment(jpeg: bytes, marker: int, content: bytes) -> bytes:
+    """A JPEG with a segment more in front."""
+    return jpeg[:2] + bytes([0xFF, marker]) + struct.pack(">H", 2 + len(content)) + content + jpeg[2:]
+
+
 def with_text(text: str) -> PngImagePlugin.PngInfo:
     """As Pillow puts it into a PNG."""
     info = PngImagePlugin.PngInfo()
@@ -72,7 +84,7 @@ def with_text(text: str) -> PngImagePlugin.PngInfo:
 
 def with_comment(jpeg: bytes, text: bytes) -> bytes:
     """A JPEG with a comment more."""
-    return jpeg[:2] + b"\xff\xfe" + struct.pack(">H", 2 + len(text)) + text + jpeg[2:]
+    return with_segment(jpeg, 0xFE, text)
 
 
 def grey_png(depth: int, value: int, extra: bytes = b"") -> bytes:
@@ -130,6 +142,8 @@ def icons(*sizes: int) -> bytes:
 
 ARRAY = np.asarray(RGB)
 DEEP_ARRAY = np.asarray(DEEP)
+SLICES = np.stack([np.asarray(GREY), np.asarray(GREY)])
+OTHER_SLICES = np.stack([np.asarray(GREY), np.asarray(GREY.rotate(180))])
 
 SAME = {
     "PNG as it is and hardly compressed": (encoded(RGB), encoded(RGB, compress_level=0)),
@@ -142,6 +156,10 @@ SAME = {
         ),
     ),
     "PNG and BMP": (encoded(RGB), encoded(RGB, "BMP")),
+    "BMP from the bottom and from the top": (
+        encoded(RGB, "BMP"),
+        upside_down(encoded(RGB.transpose(Image.Transpose.FLIP_TOP_BOTTOM), "BMP")),
+    ),
     "grey PNG and BMP": (encoded(GREY), encoded(GREY, "BMP")),
     "each lossless WebP": (
         encoded(RGB, "WEBP", lossless=True, method=0),
@@ -187,6 +205,7 @@ SAME = {
     "JPEG with a comment and without": (JPEG, with_comment(JPEG, b"another")),
     "JPEG with a colour profile and without": (JPEG, encoded(RGB, "JPEG", quality=80, icc_profile=b"not read")),
     "JPEG with another resolution": (JPEG, encoded(RGB, "JPEG", quality=80, dpi=(300, 300))),
+    "JPEG with a thumbnail and without": (JPEG, with_segment(JPEG, 0xE0, b"JFXX\0\x13\1\1\0\0\0")),
     "JPEG that is said to stand upright": (JPEG, encoded(RGB, "JPEG", quality=80, exif=UPRIGHT)),
     "PNG that is said to stand upright": (encoded(RGB), encoded(RGB, exif=UPRIGHT)),
     "PNG on its side": (encoded(RGB, exif=ON_ITS_SIDE), encoded(RGB, exif=ON_ITS_SIDE, compress_level=0)),
@@ -204,6 +223,8 @@ DIFFERENT = {
     "colour in a JPEG": JPEG,
     "what that JPEG decodes to": encoded(Image.open(io.BytesIO(JPEG))),
     "colour in a JPEG on its side": encoded(RGB, "JPEG", quality=80, exif=ON_ITS_SIDE),
+    "colour in a JPEG, its colours as they are": with_segment(JPEG, 0xEE, b"Adobe\0\x64\0\0\0\0\0"),
+    "colour in a JPEG, with what JPEG XT adds": with_segment(JPEG, 0xEB, b"JP\0\1\0\0\0\1\0\0\0\x08SPEC"),
     "colour in a progressive JPEG": encoded(RGB, "JPEG", quality=80, progressive=True),
     "colour in another quality": encoded(RGB, "JPEG", quality=81),
     "colour, on its side": encoded(RGB, exif=ON_ITS_SIDE),
@@ -275,6 +296,7 @@ DIFFERENT = {
     "TIFF that says it is a stack": tiff(
         np.zeros((4, 8), np.uint8), description="ImageJ=1.11a\nimages=2\n", metadata=None
     ),
+    "TIFF with a description": encoded(Image.new("L", (8, 4)), "TIFF", description="words"),
     "TIFF of a thumbnail": tiff(np.zeros((4, 8), np.uint8), subfiletype=1, metadata=None),
     "TIFF of a JPEG": encoded(RGB, "TIFF", compression="jpeg"),
 }  # fmt: skip
@@ -323,8 +345,11 @@ TOLD_APART = {
     ),
     "pages of a TIFF": (pages(RGB, RGB.rotate(180)), pages(RGB, RGB.rotate(90))),
     "pages of a TIFF and the first": (pages(RGB, RGB.rotate(180)), encoded(RGB, "TIFF")),
-    "a stack of slices": (
-        tiff(np.stack([np.asarray(GREY)] * 2)), tiff(np.stack([np.asarray(GREY), np.asarray(GREY.rotate(180))]))
+    "a stack of slices": (tiff(SLICES), tiff(OTHER_SLICES)),
+    "the background of a GIF": (transparent_gif(0), transparent_gif(2)),
+    "slices behind the one frame of a TIFF": (tiff(SLICES, truncate=True), tiff(OTHER_SLICES, truncate=True)),
+    "slices behind the one frame of ImageJ's": (
+        tiff(SLICES, truncate=True, imagej=True), tiff(OTHER_SLICES, truncate=True, imagej=True)
     ),
     "an image below the one in a TIFF": (with_image_below(GREY, GREY), with_image_below(GREY, GREY.rotate(180))),
     "several pictures in a JPEG": (stack("MPO", RGB, RGB.rotate(180)), stack("MPO", RGB, RGB.rotate(90))),
