@@ -28,9 +28,10 @@ class Progress:
     """What was frozen so far, and what is hidden.
 
     `content_bytes` is the size of all files; `examples` holds the first paths of each kind. `hints` say what may be
-    behind all that: whole sentences for the user. `unremembered` counts files that were read to compare or decode them,
-    and will be read again at the next mount. `layout` says what the levels of directories were taken for; None where no
-    images are compared.
+    behind all that: whole sentences for the user. `compared` counts the images that were compared, or `decoded` those
+    that were only decoded, and `left_alone` all other files. `unremembered` counts files that were read to compare or
+    decode them, and will be read again at the next mount. `layout` says what the levels of directories were taken for;
+    None where no images are compared.
     """
 
     directories: int = 0
@@ -41,6 +42,9 @@ class Progress:
     findings: Counter[Finding] = field(default_factory=Counter)
     finding_examples: dict[Finding, list[str]] = field(default_factory=dict)
     hints: list[str] = field(default_factory=list)
+    compared: int = 0
+    decoded: int = 0
+    left_alone: int = 0
     unremembered: int = 0
     layout: str | None = None
     complete: bool = False
@@ -92,6 +96,9 @@ class Progress:
             "findings": {str(finding): number for finding, number in sorted(self.findings.items())},
             "finding_examples": {str(finding): paths for finding, paths in sorted(self.finding_examples.items())},
             "hints": list(self.hints),
+            "compared": self.compared,
+            "decoded": self.decoded,
+            "left_alone": self.left_alone,
             "unremembered": self.unremembered,
             "layout": self.layout,
             "complete": self.complete,
@@ -107,7 +114,7 @@ PROGRESS_SHAPE: dict[str, Any] = {
     "findings": Table(Finding, Number()),
     "finding_examples": Table(Finding, [str]),
     "hints": [str],
-    "unremembered": Number(),
+    **dict.fromkeys(("compared", "decoded", "left_alone", "unremembered"), Number()),
     "layout": Maybe(str),
     "complete": bool,
     "error": Maybe(str),
@@ -175,6 +182,19 @@ def warning_lines(frozen: dict[str, Any]) -> list[str]:
 def first_of(number: int, examples: list[str]) -> list[str]:
     """Some of so many paths, and a sign where they are not all."""
     return [*examples, "…"] if number > len(examples) else examples
+
+
+def compared_line(frozen: dict[str, Any]) -> str | None:
+    """`compared 1,797 images; 12 other files left alone`, or None where nothing was looked at for its content.
+
+    `frozen` is `Progress.as_dict()`.
+    """
+    compared, decoded, left = frozen["compared"], frozen["decoded"], frozen["left_alone"]
+    if not compared + decoded + left:
+        return None
+    images = compared or decoded
+    line = f"{'decoded' if decoded else 'compared'} {images:,} {'image' if images == 1 else 'images'}"
+    return f"{line}; {left:,} other {'file' if left == 1 else 'files'} left alone" if left else line
 
 
 def hidden_line(frozen: dict[str, Any]) -> str | None:

@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from symfuse.identity.cache import Key
 from symfuse.identity.verdict import DIGEST_BYTES, NO_DIGEST
 from symfuse.identity.work import Job
+from symfuse.names import is_image_name
+from symfuse.pairs import IMAGE, PERHAPS, Roles
 from symfuse.source import lasting, reader
 from symfuse.source.identity import Identity
 from symfuse.source.lasting import Volume
-from symfuse.table import identity_of
-from symfuse.view import View
+from symfuse.table import Trait, identity_of
+from symfuse.view import PLACE_BITS, View
 
 _FIELD = (1 << 64) - 1
 #: The digests of some nodeids, one behind the other, DIGEST_BYTES each; NO_DIGEST for what could not be read.
@@ -25,28 +27,34 @@ Digests = Callable[[Sequence[int]], bytearray]
 
 
 class Sources:
-    """The distinct sources behind a view's files, numbered in the order of the view.
+    """The distinct sources behind the files of a view that are compared, numbered in the order of the view.
+
+    What has no image's name may be compared if its content is an image's: `settle` takes out what is none.
 
     Where inode numbers tell files apart, a source is known by its numbers, its size and its times: what changed while
     the view was frozen is another. Elsewhere it is known by its real path, and by numbers only for hard links.
     """
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, view: View, roles: Roles = lambda _number: lambda _name: IMAGE) -> None:
         self._view = view
+        #: Files that are compared.
+        self.images = 0
         self.nodeids = array("Q")  # the first file of each source
         self.sizes = array("q")  # bytes
         # The further files of a source hang on a chain of places in `_further`, the last one first; 0 ends it.
         self._chains = array("Q")  # by source
         self._further = array("Q", [0])
         self._links = array("Q", [0])  # from each place to the next
+        self._roles = bytearray()  # by source: what its files are by their names
+        self._unnamed: frozenset[int] = frozenset()  # files that are images by their content
         self._dropped: set[int] = set()  # sources that have no files left
-        self._hidden: set[int] = set()  # files of the others
+        self._left: set[int] = set()  # files of the others that are not compared
         self._are_numbered: dict[int, bool] = {}  # by device
         self._volumes: dict[int, Volume] = {}  # by device
         self._born: set[tuple[int, int]] = set()  # numbers of open files that have a time of birth, where that counts
         numbers: defaultdict[int, dict[object, int]] = defaultdict(dict)  # device -> what names a source -> its number
         stamps = array("Q")  # a hash of size and times, by source
-        for nodeid, trait, row in view.files():
+        for role, nodeid, trait, row in _chosen(view, roles):
             stamp = hash((row[1], row[3], row[4])) & _FIELD
             name: object = row[0]
             if not self._is_numbered(trait.dev, nodeid):
@@ -59,10 +67,13 @@ class Sources:
                 self.sizes.append(row[1])
                 stamps.append(stamp)
                 self._chains.append(0)
+                self._roles.append(role)
             else:
+                self._roles[number] |= role
                 self._links.append(self._chains[number])
                 self._chains[number] = len(self._further)
                 self._further.append(nodeid)
+            self.images += role == IMAGE
 
     def _is_numbered(self, device: int, nodeid: int) -> bool:
         """True when numbers tell files of this device apart; one of them is `nodeid`."""
@@ -130,8 +141,8 @@ class Sources:
         return found
 
     def files(self, number: int) -> Iterator[int]:
-        """The nodeids of all files of a source that were not dropped."""
-        return (nodeid for nodeid in self._all_files(number) if nodeid not in self._hidden)
+        """The nodeids of all files of a source that are compared."""
+        return (nodeid for nodeid in self._all_files(number) if nodeid not in self._left)
 
     def _all_files(self, number: int) -> Iterator[int]:
         yield self.nodeids[number]
@@ -142,10 +153,57 @@ class Sources:
 
     def drop(self, number: int, nodeids: Iterable[int]) -> None:
         """Leave some files of a source out of all groups, and the source itself once it has no others."""
-        self._hidden.update(nodeids)
+        self._left.update(nodeids)
         if next(self.files(number), None) is None:
             self._dropped.add(number)
-            self._hidden.difference_update(self._all_files(number))
+            self._left.difference_update(self._all_files(number))
+
+    def undecided(self, *, by_size: bool) -> array[int]:
+        """The sources some of whose files are no images by their names.
+
+        With `by_size` only those that may have their like: several files, or a size that others have. What is empty
+        is no image.
+        """
+        sizes = Counter(self.sizes) if by_size else Counter[int]()
+        return array(
+            "Q",
+            (
+                number
+                for number, roles in enumerate(self._roles)
+                if roles & PERHAPS
+                and self.sizes[number]
+                and (not by_size or self._chains[number] or sizes[self.sizes[number]] > 1)
+            ),
+        )
+
+    def settle(self, images: Iterable[int]) -> None:
+        """Compare, of what has no image's name, these files alone. Numbers of sources are others after that."""
+        chosen = self._unnamed = frozenset(images)
+        self.images += len(chosen)
+        kept = array("Q")
+        for number, roles in enumerate(self._roles):
+            if roles & PERHAPS:
+                files = [*self._all_files(number)]
+                left = [nodeid for nodeid in files if nodeid not in chosen and not self.has_image_name(nodeid)]
+                if len(left) == len(files):
+                    continue
+                self._left.update(left)
+            kept.append(number)
+        self.nodeids, self.sizes, self._chains, self._roles = (
+            array("Q", map(self.nodeids.__getitem__, kept)),
+            array("q", map(self.sizes.__getitem__, kept)),
+            array("Q", map(self._chains.__getitem__, kept)),
+            bytearray([IMAGE]) * len(kept),
+        )
+
+    def leave_unnamed(self) -> None:
+        """Compare by their names alone."""
+        self._left |= self._unnamed
+        self.images -= len(self._unnamed)
+
+    def has_image_name(self, nodeid: int) -> bool:
+        """Whether a file is an image by its own name."""
+        return is_image_name(self._view.entry(nodeid)[1])
 
     def groups(self, same: Iterable[list[int]] = ()) -> Iterator[list[int]]:
         """The files of each image that has several; `same` are numbers of sources that are one image."""
@@ -160,6 +218,17 @@ class Sources:
     def rest(self, found: Callable[[int], bool] = lambda _number: False) -> array[int]:
         """The sources that were not dropped, without those that are `found`."""
         return array("Q", (n for n in range(len(self.nodeids)) if n not in self._dropped and not found(n)))
+
+
+def _chosen(view: View, roles: Roles) -> Iterator[tuple[int, int, Trait, tuple[int, ...]]]:
+    """Role, nodeid, trait and the fields of a `Row` of every file that may be compared."""
+    for number in view.frozen_directories():
+        role_of = roles(number)
+        if role_of is None:
+            continue
+        for _place, name, nodeid, _ino, trait, row in view.rows(number):
+            if nodeid >> PLACE_BITS and (role := role_of(name)):
+                yield role, nodeid, trait, row
 
 
 def same_bytes(sources: Sources, numbers: Sequence[int], digests: Digests) -> Iterator[list[int]]:

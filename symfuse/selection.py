@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -14,8 +15,8 @@ from symfuse.identity.cache import Key, VerdictCache
 from symfuse.identity.verdict import Verdict
 from symfuse.identity.work import Job
 from symfuse.layout import Labels, refuse_unchecked
-from symfuse.names import is_image_name
-from symfuse.policy import BrokenImages, Finding, Kind, Policy, SameBy
+from symfuse.pairs import Pairs
+from symfuse.policy import BrokenImages, Finding, Kind, Policy, SameBy, SideFiles
 from symfuse.sameness import Sources, equal, has_digest, same_bytes
 from symfuse.source.identity import Identity
 from symfuse.view import View
@@ -55,7 +56,9 @@ class Selection:
         self._cache = cache
         self._on_work = on_work
         self._stop = stop
-        self._sources = Sources(view)
+        self._census = Census(view)
+        self._pairs = Pairs(view, self._census)
+        self._sources = Sources(view, self._pairs.roles(by_content=policy.reads_files))
         self._unread: set[int] = set()  # nodeids
         self._forgotten: set[int] = set()  # nodeids of what was read and is not remembered
 
@@ -72,14 +75,50 @@ class Selection:
             self._view.note_unremembered(len(self._forgotten))
 
     def _read_layout(self) -> Labels:
-        census = Census(self._view)
-        labels = Labels(census, self._policy.dedup.layout)
+        labels = Labels(self._census, self._policy.dedup.layout)
         self._view.describe_layout(labels.describe())
-        refuse_unchecked(labels, census, self._policy)
+        refuse_unchecked(labels, self._census, self._policy)
         return labels
 
     def _hide(self, labels: Labels | None) -> None:
-        """Broken images first, so that none of them stands for others."""
+        """Broken images first, so that none of them stands for others; what belongs to hidden images last."""
+        files = self._view.progress().files
+        self._settle()
+        self._hide_images(labels)
+        if not self._stop.is_set():
+            images = self._sources.images
+            is_compared = self._policy.dedup.same_by is not SameBy.OFF
+            self._view.note_looked_at(images if is_compared else 0, 0 if is_compared else images, files - images)
+            if self._policy.side_files is SideFiles.FOLLOW:
+                self._pairs.follow(stop=self._stop.is_set)
+
+    def _settle(self) -> None:
+        """Know by their content which files are images that have other names, where that matters."""
+        policy = self._policy
+        if not policy.reads_files:
+            return
+        by_size = policy.dedup.same_by is SameBy.BYTES and policy.broken_images is BrokenImages.SHOW
+        numbers = self._sources.undecided(by_size=by_size)
+        unnamed = [[*self._unnamed(number)] for number in numbers]
+        firsts = array("Q", (self._sources.nodeids[n] for n, nodeids in zip(numbers, unnamed, strict=True) if nodeids))
+        others = [nodeids for nodeids in unnamed if nodeids]
+        on_progress = self._reporter("looking for images", len(firsts))
+        found = content.signatures(firsts, self, self._cache, on_progress=on_progress, stop=self._stop)
+        self._unread.update(first for first, signature in zip(firsts, found, strict=True) if not signature)
+        self._sources.settle(
+            nodeid
+            for nodeids, signature in zip(others, found, strict=True)
+            if signature == content.BEGINS_AS_IMAGE
+            for nodeid in nodeids
+        )
+
+    def _unnamed(self, number: int) -> Iterator[int]:
+        """The files of a source that are images only if it begins as one."""
+        for nodeid in self._sources.files(number):
+            if not self._sources.has_image_name(nodeid) and not self._pairs.is_side_file(nodeid):
+                yield nodeid
+
+    def _hide_images(self, labels: Labels | None) -> None:
         same_by = self._policy.dedup.same_by
         hides_broken = self._policy.broken_images is BrokenImages.HIDE
         findings = self._examine() if hides_broken or same_by is SameBy.PIXELS else None
@@ -87,6 +126,8 @@ class Selection:
             self._hide_broken(findings)
         if labels is None:
             return
+        if same_by is SameBy.TARGET:
+            self._sources.leave_unnamed()
         same: Iterator[list[int]] = iter(())
         if same_by is SameBy.BYTES:
             same = same_bytes(self._sources, self._sources.rest(), self._digests)
@@ -128,12 +169,9 @@ class Selection:
             on_progress=self._reporter("decoding images", len(nodeids)),
             stop=self._stop,
         )
-        findings.name_images(lambda number: any(map(self._has_image_name, self._sources.files(number))))
+        findings.name_images(lambda _number: True)  # each has an image's name, or begins as one
         self._unread.update(nodeids[number] for number in findings.indices(Verdict.UNKNOWN))
         return findings
-
-    def _has_image_name(self, nodeid: int) -> bool:
-        return is_image_name(self._view.entry(nodeid)[1])
 
     def _digests(self, nodeids: Sequence[int]) -> bytearray:
         on_progress = self._reporter("comparing files", len(nodeids))
@@ -147,10 +185,8 @@ class Selection:
         return lambda files_done, bytes_done: self._on_work(Work(task, files_done, files, bytes_done))
 
     def _hide_broken(self, findings: pixels.Findings) -> None:
-        """What is no image by its content is a broken one under each name of an image, and nothing under others."""
         for number in findings.indices(Verdict.BROKEN, Verdict.NOT_AN_IMAGE):
-            is_image = findings.verdicts[number] == Verdict.BROKEN
-            broken = [nodeid for nodeid in self._sources.files(number) if is_image or self._has_image_name(nodeid)]
+            broken = [*self._sources.files(number)]
             for nodeid in broken:
                 self._view.hide(nodeid, Kind.BROKEN, reason=findings.reason(number))
             self._sources.drop(number, broken)

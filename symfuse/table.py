@@ -254,6 +254,18 @@ class Table:
 
     def find(self, name: bytes) -> int | None:
         """The place of a name, hidden or not, or None."""
+        place = self.first_from(name)
+        return place if place < len(self) and self.name(place) == name else None
+
+    def beginning_with(self, prefix: bytes) -> Iterator[int]:
+        """The places of the names, hidden or not, that begin with a prefix, in order."""
+        place = self.first_from(prefix)
+        while place < len(self) and self.name(place).startswith(prefix):
+            yield place
+            place += 1
+
+    def first_from(self, name: bytes) -> int:
+        """The place of the first name that is no less than this one, or the number of names."""
         low, high = 0, len(self)
         names, offsets = self._names, self._offsets
         while low < high:
@@ -262,7 +274,7 @@ class Table:
                 low = middle + 1
             else:
                 high = middle
-        return low if low < len(self) and self.name(low) == name else None
+        return low
 
     def may_have(self, name: bytes) -> bool:
         """False where `find` would find nothing: at once, also in a large directory."""

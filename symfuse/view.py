@@ -24,7 +24,7 @@ import logging
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from symfuse.content import Content, File
@@ -507,6 +507,12 @@ class View:
         with self._lock:
             self._progress.layout = layout
 
+    def note_looked_at(self, compared: int, decoded: int, left_alone: int) -> None:
+        """So many files were compared as images, or decoded without that, and so many are something else."""
+        with self._lock:
+            self._progress.compared, self._progress.decoded = compared, decoded
+            self._progress.left_alone = left_alone
+
     def _withdraw(self, finding: Finding, nodeid: int) -> None:
         """A finding about a single entry no longer holds, if there was one. Called with _lock held."""
         if self._findings.remove(finding, nodeid):
@@ -553,6 +559,17 @@ class View:
         for number in failed:
             yield HiddenEntry(Kind.UNREADABLE, self._shown_path(self._directories[number]))
 
+    def hidden_files(self, kinds: Collection[Kind]) -> Iterator[int]:
+        """The nodeids of the files that were hidden for one of these kinds by now, by `hide`."""
+        for number in range(ROOT_NODEID, len(self._directories)):
+            absent = self._directories[number].absent
+            for place in [place for place, kind in absent.items() if kind in kinds]:
+                yield number << PLACE_BITS | place
+
+    def frozen_directories(self) -> Iterator[int]:
+        """The nodeids of the directories that are frozen, in order."""
+        return (number for number in range(ROOT_NODEID, len(self._directories)) if self._directories[number].is_frozen)
+
     def devices(self) -> set[int]:
         """The devices that the root and all sources frozen so far lie on."""
         return {self._root_status.st_dev, *self._traits.devices()}
@@ -563,11 +580,10 @@ class View:
 
     def files(self) -> Iterator[tuple[int, Trait, tuple[int, ...]]]:
         """Nodeid, trait and the fields of a `Row` of every file shown in the directories that are frozen."""
-        for number in range(ROOT_NODEID, len(self._directories)):
-            if self._directories[number].is_frozen:
-                for _place, _name, nodeid, _ino, trait, row in self.rows(number):
-                    if nodeid >> PLACE_BITS:
-                        yield nodeid, trait, row
+        for number in self.frozen_directories():
+            for _place, _name, nodeid, _ino, trait, row in self.rows(number):
+                if nodeid >> PLACE_BITS:
+                    yield nodeid, trait, row
 
     def sample(self, limit: int = SAMPLE) -> tuple[int, int]:
         """How many files are among the first of the view, and how many bytes they have: the same each time it is asked.

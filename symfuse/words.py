@@ -52,6 +52,48 @@ def _words_and_numbers(name: bytes) -> list[bytes]:
     return found
 
 
+#: Letters cut to words are the only parts that `stems_before_labels` looks into; signs are ASCII.
+_PART = re.compile(rb"[A-Za-z]+|[0-9]+|[\x80-\xff]+|[^A-Za-z0-9\x80-\xff]+")
+_NO_LETTERS = bytes(code for code in range(0x80) if not chr(code).isalpha())
+_SIGNS = bytes(code for code in _NO_LETTERS if not chr(code).isdigit())
+_FIRST_FOREIGN = 0x80
+_LABEL_ENDINGS = tuple(LABEL_WORDS)
+
+
+def stems_before_labels(stem: bytes) -> list[bytes]:
+    """What is left of a stem without words for labels behind it: `a_mask_1` gives `a` and `a_`; the longest come first.
+
+    Such a word comes at once, or after signs, and nothing follows it but such words, digits and signs.
+    """
+    if not stem.rstrip(_NO_LETTERS).lower().endswith(_LABEL_ENDINGS):
+        return []  # at once, as for nearly all
+    found: list[bytes] = []
+    for start, part in reversed(_parts(stem)):
+        if part.isalpha():
+            if part.lower() not in LABEL_WORDS:
+                break
+            rest = stem[:start]
+            bare = rest.rstrip(_SIGNS)
+            found += [rest[:end] for end in range(len(rest), max(len(bare), 1) - 1, -1)]
+        elif part[0] >= _FIRST_FOREIGN:
+            break
+    return found
+
+
+def _parts(stem: bytes) -> list[tuple[int, bytes]]:
+    """Words, numbers, signs and runs of other bytes, each with where it begins."""
+    found: list[tuple[int, bytes]] = []
+    for match in _PART.finditer(stem):
+        start, run = match.span()[0], match.group()
+        if run.isalpha() and run.lower() not in _KNOWN:
+            for word in _CUT.split(run):
+                found.append((start, word))
+                start += len(word)
+        else:
+            found.append((start, run))
+    return found
+
+
 def is_for_images(name: bytes) -> bool:
     """Whether a name has words for images and no others."""
     found = words(name)

@@ -11,7 +11,7 @@ import click
 
 from symfuse.mounts.visible import visible
 from symfuse.policy import Kind
-from symfuse.progress import first_of, hidden_line, warning_lines
+from symfuse.progress import compared_line, first_of, hidden_line, warning_lines
 
 if TYPE_CHECKING:
     from symfuse.control import Message
@@ -90,5 +90,5 @@ def hidden_lines(frozen: Message) -> list[str]:
 
 
 def summary_lines(frozen: Message) -> list[str]:
-    """What the levels of directories were taken for, where images are compared, and `hidden_lines`."""
-    return [*([frozen["layout"]] if frozen["layout"] else []), *hidden_lines(frozen)]
+    """Where images are compared what the levels of directories were taken for, and how many; and `hidden_lines`."""
+    return [*filter(None, [frozen["layout"], compared_line(frozen)]), *hidden_lines(frozen)]

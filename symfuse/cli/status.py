@@ -21,7 +21,7 @@ from symfuse.mounts.path import LIST_TIMEOUT_S
 from symfuse.mounts.table import MountEntry, State
 from symfuse.mounts.unmount import find
 from symfuse.mounts.visible import visible
-from symfuse.progress import first_of, warning_lines
+from symfuse.progress import compared_line, first_of, warning_lines
 
 Rows = list[tuple[str, str]]
 
@@ -101,6 +101,7 @@ def _rows(status: Message) -> Iterator[tuple[str, str]]:
     yield "frozen", frozen_line(frozen) + ("" if frozen["complete"] else ", so far")
     if frozen["layout"]:
         yield "layout", frozen["layout"]
+    yield from (("compared", line.removeprefix("compared ")) for line in filter(None, [compared_line(frozen)]))
     if "all" in status:
         yield from listed_lines(status["all"])
     else:

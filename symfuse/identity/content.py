@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from blake3 import blake3
 
 from symfuse.identity.cache import VerdictCache
+from symfuse.identity.signature import HEAD_BYTES, begins_as_image
 from symfuse.identity.verdict import DIGEST_BYTES
 from symfuse.identity.work import PROGRESS_INTERVAL_S, Files, Job, OnProgress, Work, verified
 
@@ -36,6 +37,8 @@ BUSY = 0.7
 #: Digests of samples are a family of their own: no file's bytes can be chosen so that they have the digest of a sample.
 _SAMPLE_FAMILY = b"symfuse: size and sample".ljust(32)
 _SIZE_BYTES = 8
+#: What `signatures` says.
+BEGINS_AS_IMAGE, BEGINS_OTHERWISE = 1, 2
 _SIZE = 2  # its place in a key
 
 #: Reads some of an open file of this size, and returns its digest; None when the file ends early, or the work does.
@@ -74,6 +77,24 @@ def digests(
         digest = whole[place * DIGEST_BYTES : (place + 1) * DIGEST_BYTES]
         found[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES] = digest
     return found
+
+
+def signatures(
+    nodeids: Sequence[int], files: Files, cache: VerdictCache, *, on_progress: OnProgress, stop: threading.Event
+) -> bytearray:
+    """One byte for each file, in order: BEGINS_AS_IMAGE, or BEGINS_OTHERWISE.
+
+    0 for a file that cannot be read or is not what was frozen, and for what is not done when `stop` is set.
+    """
+    work = Work("signature", 1, nodeids, files, cache, on_progress=on_progress, stop=stop)
+    return _hash_all(work, _read_signature, files, HEAD_BYTES)
+
+
+def _read_signature(fd: int, size: int, _work: Work) -> bytes | None:
+    head = os.pread(fd, HEAD_BYTES, 0)
+    if len(head) < min(size, HEAD_BYTES):
+        return None
+    return bytes([BEGINS_AS_IMAGE if begins_as_image(head) else BEGINS_OTHERWISE])
 
 
 def _shared(found: bytearray) -> Iterator[int]:

@@ -32,7 +32,7 @@ from symfuse.policy import (
     Scope,
     SideFiles,
 )  # fmt: skip
-from symfuse.progress import hidden_line, warning_lines
+from symfuse.progress import compared_line, hidden_line, warning_lines
 
 #: How long a block waits to hear what is hidden: a small dataset is read by then. Later it is logged meanwhile.
 MOMENT_S = 0.5
@@ -118,8 +118,8 @@ def mounted(
 
 def _log_hidden(frozen: Message) -> None:
     """Say in the log which layout was taken, what is hidden, and what was found to be wrong."""
-    if frozen["layout"]:
-        log.info("%s", visible(frozen["layout"]))
+    for line in filter(None, [frozen["layout"], compared_line(frozen)]):
+        log.info("%s", visible(line))
     hidden = hidden_line(frozen)
     if hidden is not None:
         is_problem = any(not Kind(kind).is_choice for kind in frozen["hidden"])
