@@ -14,7 +14,7 @@ from symfuse.nodes import Directory
 from symfuse.policy import Finding, Kind
 from symfuse.shape import Maybe
 from symfuse.stores import absent_store
-from symfuse.view import PLACE_BITS, ROOT_NODEID, View
+from symfuse.view import PLACE_BITS, PLACE_MASK, ROOT_NODEID, View
 
 _NARROWED = (
     "some users who may read the source may not read it here: a mode cannot express its access control list, or a "
@@ -27,7 +27,8 @@ class Explanation:
     """What stands at a path and why, for `symfuse why`.
 
     `source` is the real path shown there, `shown_instead` the path in the view of what stands for a hidden file.
-    `stale` says what has become of a source that is shown, but cannot be read any more. `notes` are further lines.
+    `belongs_to` is the path of a side file's image. `stale` says what has become of a source that is shown, but cannot
+    be read any more. `notes` are further lines.
     """
 
     path: bytes
@@ -37,6 +38,7 @@ class Explanation:
     source: bytes | None = None
     hops: list[Hop] = field(default_factory=list)
     shown_instead: bytes | None = None
+    belongs_to: bytes | None = None
     stale: str | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -55,6 +57,7 @@ class Explanation:
             "source": None if self.source is None else os.fsdecode(self.source),
             "steps": self.steps,
             "shown_instead": None if self.shown_instead is None else os.fsdecode(self.shown_instead),
+            "belongs_to": None if self.belongs_to is None else os.fsdecode(self.belongs_to),
             "stale": self.stale,
             "notes": self.notes,
         }
@@ -69,12 +72,15 @@ EXPLANATION_SHAPE: dict[str, Any] = {
     "source": Maybe(str),
     "steps": [str],
     "shown_instead": Maybe(str),
+    "belongs_to": Maybe(str),
     "stale": Maybe(str),
     "notes": [str],
 }
 #: What `hidden_below` gives.
 HIDDEN_SHAPE: dict[str, Any] = {
-    "hidden": [{"kind": Kind, "path": str, "shown_instead": Maybe(str), "reason": Maybe(str)}],
+    "hidden": [
+        {"kind": Kind, "path": str, "shown_instead": Maybe(str), "reason": Maybe(str), "belongs_to": Maybe(str)}
+    ],
     "findings": [{"finding": Finding, "paths": [str]}],
     "stale": [str],
     "complete": bool,
@@ -104,6 +110,7 @@ def hidden_below(view: View, path: bytes) -> dict[str, Any]:
                 "path": os.fsdecode(entry.path),
                 "shown_instead": None if entry.shown_instead is None else os.fsdecode(entry.shown_instead),
                 "reason": entry.reason,
+                "belongs_to": None if entry.belongs_to is None else os.fsdecode(entry.belongs_to),
             }
             for entry in view.hidden_entries()
             if is_below(entry.path)
@@ -176,6 +183,8 @@ class _Walk:
             reason = view.reason(number, place) or kind.meaning
             if kind is Kind.EXCLUDED:
                 reason = _excluded(view, number, name)
+            if kind is Kind.SIDE_FILE:
+                return self._side_file(reason, instead)
             return self._not_shown(reason, kind, view.path(instead) if instead else None)
         child = view.child(number, place)
         if child is None:
@@ -185,6 +194,18 @@ class _Walk:
             self._compare(frozen)
         self._source = frozen
         return child
+
+    def _side_file(self, reason: str, image: int) -> Explanation:
+        """Of what is hidden with its image: why that is hidden."""
+        view, number, place = self._view, image >> PLACE_BITS, image & PLACE_MASK
+        kind = view.hidden(number, place)
+        assert kind is not None, "a side file is hidden after its image"
+        why = f"its image is hidden: {view.reason(number, place) or kind.meaning} ({kind})"
+        instead = view.stand_in(number, place)
+        self._notes.append(f"{why}: {os.fsdecode(view.path(instead))}" if instead else why)
+        explanation = self._not_shown(reason, Kind.SIDE_FILE)
+        explanation.belongs_to = view.path(image)
+        return explanation
 
     def _compare(self, frozen: bytes) -> None:
         """Of a linked directory the mount serves the one that the link led to when it was frozen."""

@@ -206,7 +206,7 @@ class Pairs:
                 for label in self._facing.get(above, ()):
                     base = above if self._census.labels[label].is_own else self._view.parent(label)
                     names = self._names_between(base, number)
-                    if Facing(label, names) not in found:
+                    if (label, names) not in found:
                         found.append(Facing(label, names))
                 parent = self._view.parent(above)
                 if parent == above:

@@ -58,12 +58,16 @@ log = logging.getLogger(__name__)
 
 
 class HiddenEntry(NamedTuple):
-    """What a view does not show: its path in the view, that of what is shown instead, and a line beyond its kind."""
+    """What a view does not show: its path in the view, that of what is shown instead, and a line beyond its kind.
+
+    Of a side file `belongs_to` is the path of its image, which is hidden, too.
+    """
 
     kind: Kind
     path: bytes
     shown_instead: bytes | None = None
     reason: str | None = None
+    belongs_to: bytes | None = None
 
 
 class View:
@@ -150,7 +154,7 @@ class View:
         return kind or directory.absent.get(place)
 
     def stand_in(self, parent: int, place: int) -> int:
-        """The nodeid of the file that is shown instead of the one hidden at a place, or 0."""
+        """The nodeid of what is shown instead of the file hidden at a place, of a side file its image's; or 0."""
         return self.directory(parent).absent.stand_in(place)
 
     def reason(self, parent: int, place: int) -> str | None:
@@ -475,7 +479,7 @@ class View:
             return list(self._samples[kind])
 
     def hide(self, nodeid: int, kind: Kind, *, stand_in: int = 0, reason: str = "") -> None:
-        """Hide a file that is shown; `stand_in` is the nodeid of the file that is shown in its stead.
+        """Hide a file that is shown; `stand_in` is the nodeid of what is shown in its stead, or its image's.
 
         `reason` is a line that says more than the kind.
         Only before the view is mounted: what the kernel was told is never taken back. Errors: KeyError.
@@ -549,13 +553,11 @@ class View:
                 hidden = sorted([*table.problems.items(), *directory.absent.items()])
                 path = self._shown_path(directory) if hidden else b""
                 for place, kind in hidden:
-                    instead = directory.absent.stand_in(place)
-                    yield HiddenEntry(
-                        kind,
-                        os.path.join(path, table.name(place)),
-                        self.path(instead) if instead else None,
-                        self.reason(number, place),
-                    )
+                    other = directory.absent.stand_in(place)
+                    named = self.path(other) if other else None
+                    instead, image = (None, named) if kind is Kind.SIDE_FILE else (named, None)
+                    name, reason = os.path.join(path, table.name(place)), self.reason(number, place)
+                    yield HiddenEntry(kind, name, instead, reason, image)
         for number in failed:
             yield HiddenEntry(Kind.UNREADABLE, self._shown_path(self._directories[number]))
 

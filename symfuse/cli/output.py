@@ -55,7 +55,8 @@ def listed_lines(listed: Message) -> Iterator[tuple[str, str]]:
     for entry in listed["hidden"]:
         instead = f" (shown instead: {entry['shown_instead']})" if entry["shown_instead"] else ""
         reason = f" ({entry['reason']})" if entry["reason"] else ""
-        yield entry["kind"], entry["path"] + instead + reason
+        image = f" (belongs to: {entry['belongs_to']})" if entry["belongs_to"] else ""
+        yield entry["kind"], entry["path"] + instead + image + reason
     for finding in listed["findings"]:
         yield finding["finding"], ", ".join(finding["paths"])
     for path in listed["stale"]:

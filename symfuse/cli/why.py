@@ -164,6 +164,8 @@ def _show(path: str, where: str, explanation: Message) -> None:
     say(f"{path}: {'' if explanation['shown'] else 'not shown: '}{explanation['reason']}{kind}")
     if explanation["shown_instead"]:
         say(f"  shown:  {explanation['shown_instead']}")
+    if explanation["belongs_to"]:
+        say(f"  image:  {explanation['belongs_to']}")
     for note in explanation["notes"]:
         say(f"  note:   {note}")
     if explanation["source"]:

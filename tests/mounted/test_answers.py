@@ -166,7 +166,8 @@ def test_why_in_a_directory_that_cannot_be_listed(symfuse_mount: MountMaker, fau
     frozen = mount.status()["frozen"]
     assert (frozen["hidden"], frozen["finding_examples"]) == ({"unreadable": 1}, {"emptied": ["cat"]})
     listed = json.loads(MYSELF.symfuse("status", "--all", "--json", mount.path).stdout)["all"]
-    assert listed["hidden"] == [{"kind": "unreadable", "path": "cat", "shown_instead": None, "reason": None}]
+    nothing = {"shown_instead": None, "reason": None, "belongs_to": None}
+    assert listed["hidden"] == [{"kind": "unreadable", "path": "cat", **nothing}]
     faulty.rules()
     assert why(mount.path / "cat/a").returncode == 0
     assert os.listdir(mount.path / "cat") == ["a"]

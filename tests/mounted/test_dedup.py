@@ -254,7 +254,7 @@ def test_status_and_why_know_what_is_hidden_and_what_stands_for_it(symfuse_mount
 HOSTILE: dict[Name, Entry] = {
     b"train": {
         b"c\xff\n": {b"\x1b[31m\n\xfe": A, b"*?[x]": A, b"-rf": B, "pipe": fifo(), "hard": hardlink("val/d/1")},
-        "empty": {"0": b"", "1": b""},
+        "empty": {"0.png": b"", "1.png": b"", "2": b"", "3": b""},
     },
     b"val": {},
 }
@@ -268,7 +268,7 @@ def test_hostile_names_fifos_empty_files_and_hard_links_across_directories(
     mounted = symfuse_mount(dataset, "--dedup", "bytes", "--dedup-scope", "all", "--prefer", "*/[*][?][[]x]")
     names = sorted(os.listdir(os.path.join(mounted.bytes, b"train", b"c\xff\n")))
     assert names == [b"*?[x]", b"-rf", b"hard"]
-    assert os.listdir(mounted.path / "train" / "empty") == ["0"], "all empty files are equal"
+    assert os.listdir(mounted.path / "train" / "empty") == ["0.png", "2", "3"], "empty images are equal"
     assert os.listdir(mounted.path / "val" / "d") == [], "a hard link in train shows the same"
     done = MYSELF.symfuse("why", os.path.join(mounted.bytes, b"train", b"c\xff\n", b"\x1b[31m\n\xfe"), check=False)
     assert done.returncode == ExitStatus.NOT_SHOWN

@@ -230,10 +230,10 @@ def test_interrupted_hashing_leaves_nothing_but_what_it_found_out(
     backend: str, own_cache: Path, tmp_path: Path, mountpoint: Path, command: str
 ) -> None:
     classes: dict[Name, Entry] = {
-        f"{number}": {f"{n}": b"%04d" % (n % 30 + number) for n in range(100)} for number in range(4)
+        f"{number}": {f"{n}.png": b"%04d" % (n % 30 + number) for n in range(100)} for number in range(4)
     }
     # Two files that are equal as far as they are compared at first, and hours long.
-    huge: dict[Name, Entry] = {"1": sparse(1 << 43), "2": sparse(1 << 43)}
+    huge: dict[Name, Entry] = {"1.png": sparse(1 << 43), "2.png": sparse(1 << 43)}
     dataset = tree(tmp_path / "dataset", {**classes, "huge": huge})
     settle(dataset)
     options = ("--dedup", "bytes")
@@ -242,7 +242,7 @@ def test_interrupted_hashing_leaves_nothing_but_what_it_found_out(
         Opens(dataset) as opens,
         interrupted(dataset, mountpoint, *options, command=command, backend=backend),
     ):
-        opens.wait_for("huge/1", 2)
+        opens.wait_for("huge/1.png", 2)
     assert set(opens.counts()) == all_of(dataset)
     for path in (dataset / "huge").iterdir():
         path.unlink()
@@ -322,7 +322,9 @@ def test_an_ordinary_users_mount_with_files_that_they_cannot_read(
 def test_a_terminal_sees_a_bar_with_rate_and_remaining_time_and_its_ctrl_c_ends_the_work(
     own_cache: Path, tmp_path: Path, mountpoint: Path
 ) -> None:
-    dataset = tree(tmp_path / "dataset", {"cat": {"1": sparse(1 << 43), "2": sparse(1 << 43), "a": A, "b": A}})
+    dataset = tree(
+        tmp_path / "dataset", {"cat": {"1.png": sparse(1 << 43), "2.png": sparse(1 << 43), "a.png": A, "b": A}}
+    )
     pid, terminal = pty.fork()
     if pid == 0:
         os.environ.update(dict(MYSELF.environment) | {"TERM": "xterm", "COLUMNS": "100"})

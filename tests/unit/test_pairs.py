@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from symfuse.dataset import Dataset
 from symfuse.errors import DatasetRefused, ExitStatus
+from symfuse.explain import explain, hidden_below
 from symfuse.policy import BrokenImages, Dedup, Finding, Kind, Policy, SameBy, Scope, SideFiles
 from symfuse.selection import select
-from symfuse.view import ROOT_NODEID, View
+from symfuse.view import View
 from tests.support.pictures import CUT, A, B, C
 from tests.support.trees import Entry, Name, hardlink, link, tree
 
@@ -23,14 +24,6 @@ BLACK = b"P5\n1 1\n255\n\0"
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
-def files(view: View, nodeid: int = ROOT_NODEID) -> Iterator[str]:
-    for _, node, _ in view.listing(nodeid):
-        if node.is_directory:
-            yield from files(view, node.nodeid)
-        else:
-            yield os.fsdecode(view.path(node.nodeid))
 
 
 def selected(root: Path, policy: Policy) -> View:
@@ -300,11 +293,15 @@ def test_a_side_file_names_its_image(tmp_path: Path) -> None:
     view = selected(tree(tmp_path / "dataset", YOLO), BYTES)
     assert view.progress().hidden == {Kind.DUPLICATE: 1, Kind.SIDE_FILE: 1}
     assert not view.progress().findings[Finding.EMPTIED]
-    (labels,) = [node.nodeid for name, node, _ in view.listing(ROOT_NODEID) if name == b"labels"]
-    (train,) = [node.nodeid for name, node, _ in view.listing(labels) if name == b"train"]
-    place = view.find(train, b"2.txt")
-    assert place is not None
-    assert view.path(view.stand_in(train, place)) == b"images/train/2.jpg"
+    said = explain(view, b"labels/train/2.txt")
+    assert (said.shown, said.kind, said.shown_instead) == (False, Kind.SIDE_FILE, None)
+    assert said.belongs_to == b"images/train/2.jpg"
+    assert said.notes == [
+        "its image is hidden: the same image is shown at another place (duplicate): images/train/1.jpg"
+    ]
+    (listed,) = [entry for entry in hidden_below(view, b"")["hidden"] if entry["kind"] == "side-file"]
+    assert (listed["path"], listed["shown_instead"]) == ("labels/train/2.txt", None)
+    assert listed["belongs_to"] == "images/train/2.jpg"
     view.close()
 
 
