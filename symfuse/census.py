@@ -96,13 +96,14 @@ class Census:
             self._flags[number] = _IN_STORE
             return
         children = [*self.children(number)]
-        found = self._label_directories(children) if children else {}
+        holds_itself = self._holds_images_itself(number)
+        found = self._label_directories(children, above=number if holds_itself else None) if children else {}
         for child in found:
             self._flags[child] |= _IN_LABELS
         self.labels |= found
         if any(map(self.holds_images, children)):
             self._flags[number] |= _HOLDS_BELOW
-        if self._holds_images_itself(number):
+        if holds_itself:
             self._flags[number] |= _HOLDS_ITSELF
 
     def _hand_down(self, number: int) -> None:
@@ -129,8 +130,8 @@ class Census:
             return False
         return any(table.may_have(name) and table.find(name) is not None for name in STORE_FILES)
 
-    def _label_directories(self, siblings: Sequence[int]) -> dict[int, Counterparts]:
-        """Those of all directories of one that are label directories."""
+    def _label_directories(self, siblings: Sequence[int], *, above: int | None) -> dict[int, Counterparts]:
+        """Those of one's directories that are label directories; `above` is that one where it has images itself."""
         names = {number: frozenset(words(self.name(number))) for number in siblings}
         for_labels = [number for number in siblings if not LABEL_WORDS.isdisjoint(names[number])]
         if not for_labels:
@@ -149,6 +150,8 @@ class Census:
             elif not rest:
                 alone.append(number)
         beside = tuple(number for number in holders if number not in found and number not in alone)
+        if not beside and above is not None:
+            return found | dict.fromkeys(alone, Counterparts((above,), is_own=False))
         for number in alone:
             if beside and self._is_of_all(number, beside):
                 found[number] = Counterparts(beside, is_own=False)

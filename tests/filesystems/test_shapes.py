@@ -50,6 +50,6 @@ def test_one_file_behind_many_names_is_one_and_different_files_are_not(filesyste
     mountpoint.mkdir()
     with mounted_at(filesystem.path / "shapes", mountpoint, "--dedup", "target"):
         found = [path for path in shown(mountpoint / "train") if path.startswith(("apart", "hard", "link"))]
-    apart = [f"apart/store{number} {name}" for number in (1, 2) for name in ("other", "twin")]
-    hard = ["hard/1"] if filesystem.tells_hard_links else ["hard/1", "hard/2", "hard/3"]
-    assert found == [*apart, *hard, "link/1"]
+    apart = [f"apart/store{number} {name}.png" for number in (1, 2) for name in ("other", "twin")]
+    hard = ["hard/1.png"] if filesystem.tells_hard_links else ["hard/1.png", "hard/2.png", "hard/3.png"]
+    assert found == [*apart, *hard, "link/1.png"]

@@ -55,14 +55,22 @@ def _dataset() -> dict[Name, Entry]:
 
 #: Links that lead to one file, hard links, a way back up, and different files that are alike in nothing but their size.
 SHAPES: dict[Name, Entry] = {
-    "store1": {"twin": b"one", "other": b"two", "deep": {"x": b"deep"}},
-    "store2": {"twin": b"THE", "other": b"TWO", "deep": {"y": b"DEEP"}},
+    "store1": {"twin.png": b"one", "other.png": b"two", "deep": {"x": b"deep"}},
+    "store2": {"twin.png": b"THE", "other.png": b"TWO", "deep": {"y": b"DEEP"}},
     "train": {
-        "link": {"1": link("../../store1/twin"), "2": link("../../store1/twin"), "3": link("1")},
-        "hard": {"1": b"hard", "2": hardlink("shapes/train/hard/1"), "3": hardlink("shapes/train/hard/1")},
+        "link": {
+            "1.png": link("../../store1/twin.png"),
+            "2.png": link("../../store1/twin.png"),
+            "3.png": link("1.png"),
+        },
+        "hard": {
+            "1.png": b"hard",
+            "2.png": hardlink("shapes/train/hard/1.png"),
+            "3.png": hardlink("shapes/train/hard/1.png"),
+        },
         "apart": {
             name: link(f"../../{name.replace(' ', '/')}")
-            for name in ("store1 twin", "store1 other", "store2 twin", "store2 other")
+            for name in ("store1 twin.png", "store1 other.png", "store2 twin.png", "store2 other.png")
         },
         "deep": link("../store1/deep"),
         "deep2": link("../store2/deep"),

@@ -66,6 +66,8 @@ def test_what_holds_images_is_known_by_their_names_at_whatever_depth(tmp_path: P
         ({"batch1": IMAGE, "batch2": IMAGE, "masks": {"batch1": IMAGE}}, {"masks": (["batch1", "batch2"], False)}),
         ({"bounding_box_test": IMAGE, "bounding_box_train": IMAGE, "gt_bbox": IMAGE, "gt_query": TEXT, "query": IMAGE},
          {"gt_bbox": (["bounding_box_test", "bounding_box_train", "query"], False), "gt_query": (["query"], True)}),
+        ({**IMAGE, "masks": IMAGE, "notes": TEXT}, {"masks": ([""], False)}),
+        ({**IMAGE, "masks": IMAGE, "cat": IMAGE}, {}),
         ({"labels": TEXT, "notes": TEXT}, {}),
         ({"masks": IMAGE}, {}),
         ({"labels": {"images": IMAGE, "masks": IMAGE}, "images": IMAGE}, {"labels": (["images"], True)}),

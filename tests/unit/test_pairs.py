@@ -248,6 +248,13 @@ PAIRS: dict[str, tuple[dict[Name, Entry], dict[str, str]]] = {
         {"x": {"img1.png": A, "img10.png": B, "img10_mask.png": BLACK, "img2.png": B}, "y": {"0.png": A}},
         {"x/img2.png": "duplicate", "y/0.png": "duplicate"},
     ),
+    "masks below their images": (
+        {
+            "cat": {"1.png": A, "2.png": B, "3.png": A, "masks": {"1.png": BLACK, "2.png": BLACK, "3.png": BLACK}},
+            "dog": {"1.png": C, "labels": {"1.txt": b"0"}},
+        },
+        {"cat/3.png": "duplicate", "cat/masks/3.png": "side-file"},
+    ),
     "labels of whole names": (
         {
             "img": {"a.jpg": A, "b.jpg": A},
