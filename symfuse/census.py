@@ -39,10 +39,15 @@ class Census:
 
     def __init__(self, view: View) -> None:
         self._view = view
-        #: All directories; parents come first, and those of one directory in byte order.
+        #: All directories; parents come before what stands in them.
         self.directories: list[int] = [ROOT_NODEID]
+        self._names = {ROOT_NODEID: b""}
         for number in self.directories:  # which grows meanwhile
-            self.directories += view.directory(number).children.values()
+            children = view.directory(number).children
+            if children:
+                table = view.table(number)
+                self._names |= {child: table.name(place) for place, child in children.items()}
+                self.directories += children.values()
         self._flags = bytearray(max(self.directories) + 1)
         #: Label directories that lie in no other.
         self.labels: dict[int, Counterparts] = {}
@@ -72,7 +77,7 @@ class Census:
         return bool(self._flags[number] & _IN_STORE)
 
     def children(self, number: int) -> Iterable[int]:
-        """The directories that stand in one, in byte order."""
+        """The directories that stand in one."""
         return self._view.directory(number).children.values()
 
     def parent(self, number: int) -> int:
@@ -85,10 +90,7 @@ class Census:
 
     def name(self, number: int) -> bytes:
         """A directory's name; the root has none."""
-        directory = self._view.directory(number)
-        if directory.parent is None:
-            return b""
-        return self._view.table(directory.parent.number).name(directory.place)
+        return self._names[number]
 
     def _count(self, number: int) -> None:
         """Say of a directory what it holds, when that is said of all below it, and which of those are for labels."""
