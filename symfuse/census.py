@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from symfuse.names import is_image_name
 from symfuse.view import PLACE_BITS, ROOT_NODEID, View
-from symfuse.words import IMAGE_WORDS, LABEL_WORDS, split_of, words
+from symfuse.words import FILLERS, LABEL_WORDS, split_of, words
 
 STORE_ENDINGS = (b".zarr", b".n5")
 STORE_FILES = (b".zarray", b".zgroup", b"zarr.json")
@@ -143,10 +143,10 @@ class Census:
         by_rest: dict[frozenset[bytes], list[int]] = {}
         for number in holders:
             if names[number] and LABEL_WORDS.isdisjoint(names[number]):
-                by_rest.setdefault(names[number] - IMAGE_WORDS, []).append(number)
+                by_rest.setdefault(names[number] - FILLERS, []).append(number)
         alone: list[int] = []  # whose names say nothing of whose labels they are
         for number in for_labels:
-            rest = names[number] - IMAGE_WORDS - LABEL_WORDS
+            rest = names[number] - FILLERS - LABEL_WORDS
             if rest in by_rest:
                 found[number] = Counterparts(tuple(by_rest[rest]), is_own=True)
             elif not rest:
@@ -164,4 +164,7 @@ class Census:
         if not self.holds_images(number):
             return True
         names = {self.name(each) for each in beside}
-        return any(map(split_of, names)) or not names.isdisjoint(map(self.name, self.children(number)))
+        for each in beside:
+            if split_of(self.name(each)) is not None:
+                names |= {self.name(child) for child in self.children(each)}
+        return not names.isdisjoint(map(self.name, self.children(number)))

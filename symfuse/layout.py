@@ -136,7 +136,7 @@ def _by_names(census: Census) -> _Reading:
             label = labels[parent]
             levels[number] = levels[parent] + 1
             if parent in open_:
-                if number in wrappers or _is_wrapper(name, label.split):
+                if number in wrappers or _is_wrapper(census, number, label.split):
                     open_.add(number)
                 else:
                     label = Label(label.split, name)
@@ -207,15 +207,22 @@ def _at_class_level(census: Census, top: int, split: bytes | None) -> Iterator[i
             yield top
         for child in census.children(number):
             if census.holds_images(child):
-                if _is_wrapper(census.name(child), split):
+                if _is_wrapper(census, child, split):
                     numbers.append(child)
                 else:
                     yield child
 
 
-def _is_wrapper(name: bytes, split: bytes | None) -> bool:
+def _is_wrapper(census: Census, number: int, split: bytes | None) -> bool:
     """Whether a directory below a split is no class by its name."""
-    return is_for_images(name) or (split is not None and split in split_words(name))
+    name = census.name(number)
+    if is_for_images(name):
+        return True
+    if split is None or split not in split_words(name):
+        return False
+    parent = census.parent(number)
+    holders = [each for each in census.children(parent) if census.holds_images(each)]
+    return holders == [number] and not census.holds_itself(parent)
 
 
 def _counts_beside(splits: Collection[bytes]) -> bool:

@@ -10,7 +10,7 @@ def _set(text: str) -> frozenset[bytes]:
     return frozenset(text.encode().split())
 
 
-IMAGE_WORDS = _set("image images img imgs photo photos picture pictures jpegimages rgb input inputs data")
+IMAGE_WORDS = _set("image images img imgs photo photos picture pictures jpegimages jpeg jpg png rgb input inputs data")
 LABEL_WORDS = _set(
     """label labels mask masks annotation annotations annos anno ann anns gt groundtruth ground truth target targets
     segmentation segmentations seg segmentationclass segmentationobject caption captions depth bbox bboxes box boxes
@@ -25,8 +25,8 @@ SPLIT_MEANINGS = (
 FOLD = b"fold"
 #: With FOLD and a number behind it, all words that make a name a split's.
 SPLIT_WORDS = frozenset({*chain(*SPLIT_MEANINGS), b"trainval", b"eval", b"query", b"gallery"})
-#: Words that say nothing of which splits belong together.
-FILLERS = IMAGE_WORDS | LABEL_WORDS | _set("set split bounding")
+#: Words that say nothing of which directories belong together; the numbering of ISIC's archives, among others.
+FILLERS = IMAGE_WORDS | _set("set split part task bounding v")
 
 _RUN = re.compile(rb"[A-Za-z]+|[0-9]+")
 _CUT = re.compile(rb"(?<=[a-z])(?=[A-Z])")
@@ -115,4 +115,4 @@ def split_of(name: bytes) -> bytes | None:
 
 def rest_of_split(name: bytes) -> frozenset[bytes]:
     """The other words of a split's name, without those that say nothing: splits of one kind have the same."""
-    return frozenset(words(name)) - SPLIT_WORDS - FILLERS - {FOLD}
+    return frozenset(words(name)) - SPLIT_WORDS - FILLERS - LABEL_WORDS - {FOLD}

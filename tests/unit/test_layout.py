@@ -90,7 +90,7 @@ CASES = {
         leaks=1,
     ),
     "Roboflow": Case(
-        {split: {"images": A, "labels": {"a.txt": split.encode()}} for split in ("train", "valid", "test")},
+        {split: {"images": A, "labels": TEXT} for split in ("train", "valid", "test")},
         "splits: test, train, valid at the first level; no classes",
         {"train/images": ("train", None)},
         leaks=1,
@@ -106,8 +106,8 @@ CASES = {
         {"images/train2014": ("train", None), "images/train2017": ("train", None)},
     ),
     "VOC": Case(
-        {"VOCdevkit": {"VOC2012": {"Annotations": {"a.xml": b"X"}, "ImageSets": {"Main": TEXT}, "JPEGImages": A,
-                                   "SegmentationClass": images("m")}}},
+        {"VOCdevkit": {"VOC2012": {"Annotations": TEXT, "ImageSets": {"Main": TEXT}, "JPEGImages": A,
+                                   "SegmentationClass": {"a.jpg": b"A"}}}},
         "no splits and no classes were recognised",
         {"VOCdevkit/VOC2012/JPEGImages": (None, None)},
     ),
@@ -122,7 +122,7 @@ CASES = {
     "Market-1501": Case(
         {"bounding_box_train": images("1"), "bounding_box_test": A, "query": A, "gt_bbox": A,
          "gt_query": {"a.mat": b""}},
-        "splits: query, test, train at the first level; no classes",
+        "splits: query, test, train at the first level; no classes; not checked for conflicts and leaks: gt_bbox",
         leaks=1,
     ),
     "PlantDoc": Case(
@@ -193,6 +193,12 @@ CASES = {
         "splits: test, training at the first level; 2 classes",
         {"training_set/training_set/cat": ("training", "cat")},
         conflicts=1,
+        leaks=1,
+    ),
+    "a class of its split's name": Case(
+        {"train": {"train": A, "bus": images("b")}, "test": {"train": images("t"), "test": A}},
+        "splits: test, train at the first level; 3 classes",
+        {"train/train": ("train", "train"), "test/test": ("test", "test")},
         leaks=1,
     ),
     "one level deeper": Case(

@@ -35,7 +35,7 @@ def test_the_words_of_a_name(name: str, expected: list[str]) -> None:
         ("seg_train", "train", set()),
         ("training_set", "training", set()),
         ("bounding_box_train", "train", set()),
-        ("ISIC2018_Task1_Training_Input", "training", {"isic", "task"}),
+        ("ISIC2018_Task1_Training_Input", "training", {"isic"}),
         ("fold_3", "fold3", set()),
         ("Fold03", "fold3", set()),
         ("myFold10", "fold10", {"my"}),
