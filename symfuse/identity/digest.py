@@ -128,15 +128,20 @@ def _tile(image: ImageFile.ImageFile) -> tuple[str, int, tuple[Any, ...]]:
     return codec, offset, args if isinstance(args, tuple) else (args,)
 
 
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _PNG_GREY_BELOW_8_BITS = {"1", "L;2", "L;4"}
 _PNG_MODES = {"L", "I;16B", "LA", "RGB", "RGBA", "P;1", "P;2", "P;4", "P", *_PNG_GREY_BELOW_8_BITS}
 
 
-def _png(image: ImageFile.ImageFile, _fd: int) -> str | None:
-    """Not of several frames, nor of 16 bits of colour. Grey of few bits is scaled up by some readers alone."""
+def _png(image: ImageFile.ImageFile, fd: int) -> str | None:
+    """Not of several frames, nor of 16 bits of colour. Grey of few bits is scaled up by some readers alone.
+
+    Nor without an end, which Pillow does not miss.
+    """
     _codec, _offset, (raw_mode,) = _tile(image)
     is_animated = getattr(image, "n_frames", 1) != 1 or getattr(image, "custom_mimetype", None) == "image/apng"
-    if is_animated or raw_mode not in _PNG_MODES:
+    end = os.pread(fd, len(_PNG_END), os.fstat(fd).st_size - len(_PNG_END))
+    if is_animated or raw_mode not in _PNG_MODES or end != _PNG_END:
         return None
     if raw_mode not in _PNG_GREY_BELOW_8_BITS:
         return ""
@@ -205,14 +210,19 @@ def _webp(image: ImageFile.ImageFile, fd: int) -> str | None:
 
 _SUBFILE_TYPE, _WIDTH, _LENGTH, _BITS, _COMPRESSION, _PHOTOMETRIC = 254, 256, 257, 258, 259, 262
 _FILL_ORDER, _SAMPLES, _PLANES, _EXTRA, _FORMAT = 266, 277, 284, 338, 339
+_STRIPS, _ROWS, _STRIP_SIZES, _TILE_WIDTH, _TILE_LENGTH, _TILES, _TILE_SIZES = 273, 278, 279, 322, 323, 324, 325
+#: Rows of a strip that is the only one.
+_ALL_ROWS = 0xFFFF_FFFF
+_TIFF_NEEDED = {_WIDTH, _LENGTH, _COMPRESSION, _PHOTOMETRIC}
 #: Tags that change no reader's mind but in ways that are looked at here. Any other may stand for more images, or for
 #: another meaning of this one: SubIFDs, colour maps, masks, Photoshop's layers; ImageJ and tifffile say in the
-#: description how many images lie behind the first. The rest of these: make, model, strips, resolution, software, date,
-#: artist, host, predictor, tiles, XMP, copyright, IPTC, Exif, ICC, GPS.
+#: description how many images lie behind the first. By numbers: make, model, resolution, software, date, artist, host,
+#: predictor, XMP, copyright, IPTC, Exif, ICC, GPS.
 _TIFF_TAGS = {
-    *(_SUBFILE_TYPE, _WIDTH, _LENGTH, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _SAMPLES, _PLANES),
-    *(_EXTRA, _FORMAT, _ORIENTATION, 271, 272, 273, 278, 279, 282, 283, 296, 305, 306, 315, 316, 317, 322, 323, 324),
-    *(325, 700, 33432, 33723, 34665, 34675, 34853),
+    *_TIFF_NEEDED,
+    *(_SUBFILE_TYPE, _BITS, _FILL_ORDER, _SAMPLES, _PLANES, _EXTRA, _FORMAT, _ORIENTATION),
+    *(_STRIPS, _ROWS, _STRIP_SIZES, _TILE_WIDTH, _TILE_LENGTH, _TILES, _TILE_SIZES),
+    *(271, 272, 282, 283, 296, 305, 306, 315, 316, 317, 700, 33432, 33723, 34665, 34675, 34853),
 }
 #: None, CCITT (3), LZW, deflate (2), PackBits, LZMA, zstd: what loses nothing.
 _TIFF_LOSSLESS = {1, 2, 3, 4, 5, 8, 32946, 32773, 34925, 50000}
@@ -226,22 +236,37 @@ _TIFF_LAYOUTS = {
 def _tiff(image: ImageFile.ImageFile, _fd: int) -> str | None:
     """Orientation, which Pillow applies."""
     tags: dict[int, Any] = dict(getattr(image, "tag_v2", {}))
-    formats = set(tags.get(_FORMAT, (1,)))
-    bits = tags.get(_BITS, (1,))
-    layout = (tags.get(_PHOTOMETRIC), bits, tags.get(_EXTRA, ()), *formats)
+    if getattr(image, "is_animated", True) or not _TIFF_NEEDED <= tags.keys() <= _TIFF_TAGS:
+        return None
+    bits, formats = tags.get(_BITS, (1,)), set(tags.get(_FORMAT, (1,)))
     is_simple = (
-        not getattr(image, "is_animated", True)
+        (tags[_PHOTOMETRIC], bits, tags.get(_EXTRA, ()), *formats) in _TIFF_LAYOUTS
+        and tags[_COMPRESSION] in _TIFF_LOSSLESS
+        and tags.get(_SAMPLES, 1) == len(bits)
+        and tags.get(_PLANES, 1 if len(bits) == 1 else None) == 1
         and tags.get(_SUBFILE_TYPE, 0) == 0
         and tags.get(_FILL_ORDER, 1) == 1
-        and tags.get(_PLANES, 1) == 1
-        and tags.get(_SAMPLES, 1) == len(bits)
+        and _are_pieces_whole(tags, sum(bits))
     )
-    if not (is_simple and tags.keys() <= _TIFF_TAGS and layout in _TIFF_LAYOUTS):
-        return None
-    if tags.get(_COMPRESSION, 1) not in _TIFF_LOSSLESS:
+    if not is_simple:
         return None
     orientation = _orientation(image)
     return "" if orientation == _UPRIGHT else f"orientation {orientation}"
+
+
+def _are_pieces_whole(tags: dict[int, Any], bits: int) -> bool:
+    """Whether strips or tiles are as many and as long as they must be. Each reader takes others in its own way."""
+    width, height = tags[_WIDTH], tags[_LENGTH]
+    if _STRIPS in tags:
+        rows = tags.get(_ROWS, _ALL_ROWS)
+        if height < rows < _ALL_ROWS:
+            return False
+        count = -(-height // rows)
+        size = (width * bits + 7) // 8 * height
+        is_long_enough = tags[_COMPRESSION] != 1 or sum(tags[_STRIP_SIZES]) == size
+        return bool(is_long_enough and len(tags[_STRIPS]) == len(tags[_STRIP_SIZES]) == count)
+    count = -(-width // tags[_TILE_WIDTH]) * -(-height // tags[_TILE_LENGTH])
+    return bool(len(tags[_TILES]) == len(tags[_TILE_SIZES]) == count)
 
 
 # -- JPEG --------------------------------------------------------------------------------------------------------------

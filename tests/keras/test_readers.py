@@ -15,8 +15,8 @@ import tifffile
 from PIL import Image, ImageSequence
 
 from symfuse.identity import image
-from tests.support.corpus import DIFFERENT, SAME, TOLD_APART, variants
-from tests.support.encoding import digest_of
+from tests.support.corpus import DIFFERENT, FEW_COLOURS, RGB, SAME, TOLD_APART, TWO_COLOURS, variants
+from tests.support.encoding import digest_of, encoded
 
 #: What a reader makes of a file: None if it cannot read it.
 Reader = Callable[[bytes], Any]
@@ -69,6 +69,14 @@ def read(reader: Reader, content: bytes) -> Any:
         return None
 
 
+def found(content: bytes) -> bytes | None:
+    """The digest of what may be broken."""
+    try:
+        return digest_of(content)
+    except AssertionError:
+        return None
+
+
 def equal(one: Any, other: Any) -> bool:
     if isinstance(one, (tuple, list)):
         return len(one) == len(other) and all(map(equal, one, other))
@@ -80,15 +88,15 @@ def disagreements(readers: dict[str, Reader], files: dict[str, bytes]) -> tuple[
     groups: dict[bytes, list[str]] = {}
     for name, content in files.items():
         groups.setdefault(digest_of(content), []).append(name)
-    found, compared = [], dict.fromkeys(readers, 0)
+    told_apart, compared = [], dict.fromkeys(readers, 0)
     for names in groups.values():
         for who, reader in readers.items():
             seen = {name: read(reader, files[name]) for name in names}
             for one, other in itertools.combinations([name for name in names if seen[name] is not None], 2):
                 compared[who] += 1
                 if not equal(seen[one], seen[other]):
-                    found.append(f"{who} tells apart: {one}, and {other}")
-    return found, compared
+                    told_apart.append(f"{who} tells apart: {one}, and {other}")
+    return told_apart, compared
 
 
 def corpus() -> dict[str, bytes]:
@@ -99,11 +107,34 @@ def corpus() -> dict[str, bytes]:
 
 
 def test_no_reader_tells_apart_what_is_called_the_same(readers: dict[str, Reader]) -> None:
-    found, compared = disagreements(readers, corpus())
-    assert not found
+    told_apart, compared = disagreements(readers, corpus())
+    assert not told_apart
     # The corpus has hundreds of pairs that are the same, and each reader takes its part of them.
     assert compared["Pillow"] > 1000
     assert min(compared.values()) > 500, compared
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(encoded(RGB.crop((0, 0, 9, 5)), form) for form in ("PNG", "BMP", "TIFF")),
+        encoded(TWO_COLOURS.crop((0, 0, 9, 5)), "TIFF"),
+        encoded(FEW_COLOURS.crop((0, 0, 9, 5)), "GIF"),
+    ],
+    ids=["PNG", "BMP", "TIFF", "TIFF of 1 bit", "GIF"],
+)
+def test_no_reader_notices_a_flipped_bit_that_makes_no_other_image(readers: dict[str, Reader], content: bytes) -> None:
+    files = {"whole": content}
+    for place, bit in itertools.product(range(len(content)), (0x01, 0x80)):
+        flipped = content[:place] + bytes([content[place] ^ bit]) + content[place + 1 :]
+        if found(flipped) == found(content):
+            files[f"bit {bit:#x} of byte {place}"] = flipped
+    assert len(files) > 10
+    for who, reader in readers.items():
+        whole = read(reader, content)
+        for name, flipped in files.items():
+            seen = read(reader, flipped)
+            assert whole is None or seen is None or equal(whole, seen), f"{who} notices {name}"
 
 
 @pytest.mark.parametrize("name", TOLD_APART)

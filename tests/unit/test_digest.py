@@ -69,6 +69,7 @@ def by_its_bytes(content: bytes) -> bytes:
     [
         *(stack("GIF", FEW_COLOURS, GREY), stack("PNG", RGB, GREY.convert("RGB")), stack("TIFF", RGB, GREY)),
         *(*TOLD_APART["16 bits a colour in PNG"], DIFFERENT["lossy WebP"], DIFFERENT["lossless JPEG 2000"]),
+        *(encoded(RGB)[:-12], encoded(RGB)[:-12] + b"and no end", encoded(RGB) + b"behind it"),
         *(encoded(RGB, "TGA"), encoded(RGB, "ICO"), DIFFERENT["few colours, in TIFF"]),
     ],
 )
