@@ -7,6 +7,7 @@ and then for one file at a time: a million images with a million labels need no 
 from __future__ import annotations
 
 import bisect
+import functools
 import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator
@@ -14,11 +15,11 @@ from typing import NamedTuple
 
 from symfuse.census import Census
 from symfuse.errors import DatasetRefused
-from symfuse.names import is_image_name
+from symfuse.names import IMAGE_ENDINGS, is_image_name
 from symfuse.policy import Kind
 from symfuse.table import Table
 from symfuse.view import PLACE_BITS, PLACE_MASK, View
-from symfuse.words import split_words, stems_before_labels
+from symfuse.words import LABEL_WORDS, split_words, stems_before_labels
 
 #: What labels and captions beside an image end in.
 SIDE_ENDINGS = (
@@ -32,9 +33,16 @@ ENOUGH_FOR_PAIRS = 0.5
 
 #: What a file is by its name: never compared, an image, or one if its content begins so.
 NEVER, IMAGE, PERHAPS = 0, 1, 2
-#: What the files of a directory are by their names; None where all are never compared.
-Roles = Callable[[int], Callable[[bytes], int] | None]
+#: What the file at a place of a directory's table is by its name.
+Role = Callable[[int, bytes], int]
+#: The roles of a directory's files; None where all are never compared.
+Roles = Callable[[int], Role | None]
 
+_SIDE_ENDINGS = frozenset(SIDE_ENDINGS)
+#: No ending of an image's name is longer.
+_ENDING_BYTES = max(map(len, IMAGE_ENDINGS))
+#: Words that are in every name that has a word for labels.
+_MENTIONS = [word for word in LABEL_WORDS if not any(other in word for other in LABEL_WORDS - {word})]
 _HASH = (1 << 32) - 1
 
 
@@ -53,6 +61,12 @@ def stem_of(name: bytes) -> bytes:
 def is_side_name(name: bytes) -> bool:
     """Whether a name ends as those of labels and captions do that stand beside their images."""
     return name.lower().endswith(SIDE_ENDINGS)
+
+
+def _is_label_of(name: bytes, image: bytes) -> bool:
+    """True for a name with the stem of an image's and the ending of a label."""
+    stem, dot, ending = name.rpartition(b".")
+    return stem == image.rpartition(b".")[0] and stem != b"" and dot + ending.lower() in _SIDE_ENDINGS
 
 
 class Pairs:
@@ -79,20 +93,44 @@ class Pairs:
     def roles(self, *, by_content: bool) -> Roles:
         """What is compared; without `by_content` what has no image's name is not."""
         census = self._census
-        other = PERHAPS if by_content else NEVER
+        has_image_ending = functools.lru_cache(maxsize=4096)(is_image_name)
 
-        def of_directory(number: int) -> Callable[[bytes], int] | None:
-            if census.is_in_labels(number) or census.is_in_store(number):
+        def of_directory(number: int) -> Role | None:
+            table = self._table(number)
+            if table is None or census.is_in_labels(number) or census.is_in_store(number):
                 return None
+            may_have_masks = self._mentions_labels(number)
+            last = b""  # image, by name
 
-            def of_name(name: bytes) -> int:
-                if not is_image_name(name):
-                    return other
-                return NEVER if stems_before_labels(stem_of(name)) and self._owners_beside(number, name) else IMAGE
+            def role(place: int, name: bytes) -> int:  # a million times
+                nonlocal last
+                if has_image_ending(name[-_ENDING_BYTES:]):
+                    last = name
+                    is_mask = (
+                        may_have_masks and stems_before_labels(stem_of(name)) and self._owners_beside(number, name)
+                    )
+                    return NEVER if is_mask else IMAGE
+                if by_content and not (_is_label_of(name, last) or self._is_just_before(number, table, place, name)):
+                    return PERHAPS
+                return NEVER
 
-            return of_name
+            return role
 
         return of_directory
+
+    def _mentions_labels(self, number: int) -> bool:
+        """False where no name in a directory has a word for labels."""
+        table = self._table(number)
+        return table is not None and table.mentions(_MENTIONS)
+
+    def _is_just_before(self, number: int, table: Table, place: int, name: bytes) -> bool:
+        """True for side files whose image comes next in their directory. `is_side_file` knows all others."""
+        near = place + 1
+        return (
+            near < len(table)
+            and _is_label_of(name, other := table.name(near))
+            and (is_image_name(other) and self._is_file(number, table, near))
+        )
 
     def is_side_file(self, nodeid: int) -> bool:
         """Whether a file belongs to an image of its own directory."""
@@ -303,7 +341,9 @@ class Pairs:
         index = self._beside.get(number)
         if index is None:
             index = self._beside[number] = _Index(
-                (key, nodeid) for nodeid, name in self._files(number) for key in stems_before_labels(stem_of(name))
+                (key, nodeid)
+                for nodeid, name in (self._files(number) if self._mentions_labels(number) else ())
+                for key in stems_before_labels(stem_of(name))
             )
         yield from index.find(stem)
 

@@ -35,10 +35,8 @@ class Sources:
     the view was frozen is another. Elsewhere it is known by its real path, and by numbers only for hard links.
     """
 
-    def __init__(self, view: View, roles: Roles = lambda _number: lambda _name: IMAGE) -> None:
+    def __init__(self, view: View, roles: Roles = lambda _number: lambda _place, _name: IMAGE) -> None:
         self._view = view
-        #: Files that are compared.
-        self.images = 0
         self.nodeids = array("Q")  # the first file of each source
         self.sizes = array("q")  # bytes
         # The further files of a source hang on a chain of places in `_further`, the last one first; 0 ends it.
@@ -54,6 +52,7 @@ class Sources:
         self._born: set[tuple[int, int]] = set()  # numbers of open files that have a time of birth, where that counts
         numbers: defaultdict[int, dict[object, int]] = defaultdict(dict)  # device -> what names a source -> its number
         stamps = array("Q")  # a hash of size and times, by source
+        images = 0  # counted here, for it is a million times
         for role, nodeid, trait, row in _chosen(view, roles):
             stamp = hash((row[1], row[3], row[4])) & _FIELD
             name: object = row[0]
@@ -73,7 +72,9 @@ class Sources:
                 self._links.append(self._chains[number])
                 self._chains[number] = len(self._further)
                 self._further.append(nodeid)
-            self.images += role == IMAGE
+            images += role == IMAGE
+        #: Files that are compared.
+        self.images = images
 
     def _is_numbered(self, device: int, nodeid: int) -> bool:
         """True when numbers tell files of this device apart; one of them is `nodeid`."""
@@ -164,6 +165,8 @@ class Sources:
         With `by_size` only those that may have their like: several files, or a size that others have. What is empty
         is no image.
         """
+        if max(self._roles, default=IMAGE) < PERHAPS:
+            return array("Q")
         sizes = Counter(self.sizes) if by_size else Counter[int]()
         return array(
             "Q",
@@ -178,6 +181,8 @@ class Sources:
 
     def settle(self, images: Iterable[int]) -> None:
         """Compare, of what has no image's name, these files alone. Numbers of sources are others after that."""
+        if max(self._roles, default=IMAGE) < PERHAPS:
+            return
         chosen = self._unnamed = frozenset(images)
         self.images += len(chosen)
         kept = array("Q")
@@ -226,8 +231,8 @@ def _chosen(view: View, roles: Roles) -> Iterator[tuple[int, int, Trait, tuple[i
         role_of = roles(number)
         if role_of is None:
             continue
-        for _place, name, nodeid, _ino, trait, row in view.rows(number):
-            if nodeid >> PLACE_BITS and (role := role_of(name)):
+        for place, name, nodeid, _ino, trait, row in view.rows(number):
+            if nodeid >> PLACE_BITS and (role := role_of(place, name)):
                 yield role, nodeid, trait, row
 
 

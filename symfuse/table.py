@@ -280,6 +280,11 @@ class Table:
         """False where `find` would find nothing: at once, also in a large directory."""
         return name in self._names
 
+    def mentions(self, words: Iterable[bytes]) -> bool:
+        """False where no name has one of these words, in small letters, in whatever case: at once, as `may_have`."""
+        names = self._names.lower()
+        return any(word in names for word in words)
+
     def not_utf8(self) -> list[int]:
         """The places of names that are not UTF-8."""
         if self._names.isascii():
