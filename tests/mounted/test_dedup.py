@@ -145,7 +145,7 @@ def test_which_layout_was_taken_is_said_by_whoever_mounts_and_by_status(
         status = json.loads(MYSELF.symfuse("status", "--json", mountpoint).stdout)
         assert status["frozen"]["layout"] == f"{layout}\n"
     done = MYSELF.symfuse("run", *WAYS[backend], "--dedup", "target", dataset, "--", "true")
-    assert rf"; {layout}\n; 1 duplicate" in done.stderr.splitlines()[0]
+    assert rf"; {layout}\n; " in done.stderr.splitlines()[0]
     with caplog.at_level(logging.INFO, "symfuse"), symfuse.mounted(dataset, dedup="target", **KEYWORDS[backend]):
         assert rf"{layout}\n" in caplog.messages
     with mounted_at(dataset, mountpoint, backend=backend) as done:
