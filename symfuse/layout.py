@@ -215,13 +215,13 @@ def _at_class_level(census: Census, top: int, split: bytes | None) -> Iterator[i
 
 def _is_wrapper(census: Census, number: int, split: bytes | None) -> bool:
     """Whether a directory below a split is no class by its name."""
-    name = census.name(number)
-    if is_for_images(name):
-        return True
-    if split is None or split not in split_words(name):
+    name, parent = census.name(number), census.parent(number)
+    is_image_word = is_for_images(name)
+    if not is_image_word and (split is None or split not in split_words(name)):
         return False
-    parent = census.parent(number)
     holders = [each for each in census.children(parent) if census.holds_images(each)]
+    if is_image_word:  # beside others it is a class, of photos and sketches say
+        return all(is_for_images(census.name(each)) for each in holders)
     return holders == [number] and not census.holds_itself(parent)
 
 

@@ -279,6 +279,12 @@ CASES = {
         leaks=1,
         layout="*/{split}/{class}",
     ),
+    "a class of photos": Case(
+        {"train": {"photo": A, "sketch": A}, "test": {"photo": images("1"), "sketch": images("2")}},
+        "splits: test, train at the first level; 2 classes",
+        {"train/photo": ("train", "photo"), "test/sketch": ("test", "sketch")},
+        conflicts=1,
+    ),
     "pattern for parts of names": Case(
         {"train_images": CLASSES, "test_images": {"cat": A}, "more": {"dog": A, "cat": A}},
         "splits: test, train at the first level; 2 classes; not checked for conflicts and leaks: more",
