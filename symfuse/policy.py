@@ -236,6 +236,7 @@ class Policy:
     allow_roots: tuple[bytes, ...] = ()
     dedup: Dedup = Dedup()
     broken_images: BrokenImages = BrokenImages.SHOW
+    judge: Judge = Judge.PILLOW
     side_files: SideFiles = SideFiles.FOLLOW
     fail_on: frozenset[Problem] = field(default_factory=frozenset)
 

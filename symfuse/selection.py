@@ -168,6 +168,7 @@ class Selection:
             self._cache,
             on_progress=self._reporter("decoding images", len(nodeids)),
             stop=self._stop,
+            judge=self._policy.judge,
         )
         findings.name_images(lambda _number: True)  # each has an image's name, or begins as one
         self._unread.update(nodeids[number] for number in findings.indices(Verdict.UNKNOWN))
@@ -185,8 +186,10 @@ class Selection:
         return lambda files_done, bytes_done: self._on_work(Work(task, files_done, files, bytes_done))
 
     def _hide_broken(self, findings: pixels.Findings) -> None:
+        """What only begins as an image, and is none, is a broken one under the names of images: `P1` begins a text."""
         for number in findings.indices(Verdict.BROKEN, Verdict.NOT_AN_IMAGE):
-            broken = [*self._sources.files(number)]
+            is_image, has_name = findings.verdicts[number] == Verdict.BROKEN, self._sources.has_image_name
+            broken = [nodeid for nodeid in self._sources.files(number) if is_image or has_name(nodeid)]
             for nodeid in broken:
                 self._view.hide(nodeid, Kind.BROKEN, reason=findings.reason(number))
             self._sources.drop(number, broken)

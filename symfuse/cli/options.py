@@ -19,6 +19,7 @@ from symfuse.policy import (
     DirLinks,
     DotEntries,
     Io,
+    Judge,
     NameRule,
     NonUtf8,
     Outside,
@@ -50,7 +51,7 @@ SAYS_NOEXEC = {"exec": False, "user": True, "users": True}
 FLAGS = ("allow_other", "eager", "foreground", "noexec", "stack")
 VALUES = (
     *("backend", "io", "outside", "dir_links", "dot_entries", "non_utf8"),
-    *("dedup", "dedup_scope", "layout", "split_order", "conflicts", "broken_images", "side_files"),
+    *("dedup", "dedup_scope", "layout", "split_order", "conflicts", "broken_images", "judge", "side_files"),
 )
 LISTS = ("fail_on", "allow_root", "prefer")
 #: Of these the order counts, also among each other.
@@ -260,6 +261,14 @@ _DECORATORS = (
         default=str(BrokenImages.SHOW),
         show_default=True,
         help="Images that cannot be decoded: show them, or decode all of them first and hide those.",
+    ),
+    click.option(
+        "--judge",
+        type=click.Choice([str(choice) for choice in Judge]),
+        default=str(Judge.PILLOW),
+        show_default=True,
+        help="Whose decoder an image must pass with --broken-images hide: Pillow's (Keras' load_img, torchvision), "
+        "TensorFlow's (tf.io.decode_image), or both.",
     ),
     click.option(
         "--side-files",

@@ -21,6 +21,7 @@ from symfuse.errors import FuseUnavailable
 from symfuse.identity.reason import Reason, is_finding, refusal
 from symfuse.identity.verdict import Verdict, finding
 from symfuse.identity.worker import EXAMINE, NUMBER_BYTES, READY, STARVED
+from symfuse.policy import Judge
 
 COMMAND = child.command("symfuse.identity.worker")
 #: Files that a worker has been given ahead, so that it never waits for us.
@@ -60,8 +61,11 @@ class Decoder:
     Errors: FuseUnavailable when a worker cannot be started, as in `examine`.
     """
 
-    def __init__(self, *, command: Sequence[str] = COMMAND, wall_s: float = WALL_S) -> None:
+    def __init__(
+        self, *, command: Sequence[str] = COMMAND, wall_s: float = WALL_S, judge: Judge = Judge.PILLOW
+    ) -> None:
         self._command = command
+        self._judge = judge
         self._wall_s = wall_s
         self._start()
 
@@ -170,7 +174,7 @@ class Decoder:
         with theirs:
             try:
                 self._process = subprocess.Popen(
-                    [*self._command, str(theirs.fileno())],
+                    [*self._command, str(theirs.fileno()), self._judge],
                     stdin=subprocess.PIPE,  # nothing is ever written: see worker._die_with_parent
                     stdout=subprocess.DEVNULL,
                     cwd="/",

@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from symfuse.identity.digest import image_digest, pieces, traits
 from symfuse.identity.reason import Reason, refusal
 from symfuse.identity.signature import begins_as_image
-from symfuse.identity.sniff import HEAD_BYTES, format_of, what_else
+from symfuse.identity.sniff import HEAD_BYTES, format_of, is_text, what_else
 from symfuse.identity.verdict import Verdict, finding
 
 if TYPE_CHECKING:
@@ -155,6 +155,13 @@ def _examine_rare(source: BinaryIO, fd: int) -> bytes:
         return _no_image(source, error)
 
 
+def format_name(fd: int) -> str | None:
+    """What Pillow calls the format of an open file that it decodes."""
+    with open(fd, "rb", closefd=False) as source, contextlib.suppress(Exception):
+        return Image.open(source, formats=[name for name in Image.ID if name not in FORBIDDEN_FORMATS]).format
+    return None
+
+
 def _broken(error: Exception, verdict: Verdict = Verdict.BROKEN) -> bytes:
     """What a decoder said of a file that is broken. Errors: MemoryError."""
     if isinstance(error, MemoryError):
@@ -174,7 +181,7 @@ def _no_image(source: BinaryIO, error: Exception) -> bytes:
     except OSError:
         return refusal(Verdict.NOT_AN_IMAGE, Reason.UNKNOWN)
     form = format_of(head)
-    if form is None:
+    if form is None or (form == "BMP" and is_text(head)):
         return refusal(Verdict.NOT_AN_IMAGE, what_else(head, size))
     if form not in PILLOWS_NAMES or PILLOWS_NAMES[form] not in Image.OPEN:
         verdict = Verdict.BROKEN if begins_as_image(head) else Verdict.NOT_AN_IMAGE

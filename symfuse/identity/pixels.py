@@ -21,8 +21,9 @@ from symfuse.identity.decoder import COMMAND, Decoder
 from symfuse.identity.reason import Words
 from symfuse.identity.verdict import DIGEST_BYTES, FINDING_BYTES, NO_DIGEST, Verdict
 from symfuse.identity.work import PROGRESS_INTERVAL_S, Files, Job, OnProgress, Work, verified
+from symfuse.policy import Judge
 
-#: Counted up whenever image.py or digest.py finds something else in the same file.
+#: Counted up whenever a worker finds something else in the same file.
 REVISION = 3
 #: Each costs two descriptors and one for each file that it was given ahead, and few may have more than 1024.
 MAX_WORKERS = 128
@@ -68,15 +69,15 @@ class Findings:
         return digests
 
 
-def kind_of(directory: str) -> str:
-    """The kind of verdicts that the Pillow in a directory gives, for the cache.
+def kind_of(directory: str, judge: Judge = Judge.PILLOW) -> str:
+    """The kind of verdicts that a judge gives with the Pillow in a directory, for the cache.
 
     Builds of one version differ: some have no WebP, or other libraries. Their extension modules tell them apart.
     """
     with os.scandir(directory) as entries:
         modules = sorted((entry.name, entry.stat().st_size) for entry in entries if entry.name.endswith(".so"))
     build = hashlib.sha256(repr(modules).encode()).hexdigest()[:16]
-    return f"pixels/{REVISION}/pillow-{PIL.__version__}/{build}"
+    return f"pixels/{REVISION}/{judge}/pillow-{PIL.__version__}/{build}"
 
 
 def examine(
@@ -86,6 +87,7 @@ def examine(
     *,
     on_progress: OnProgress,
     stop: threading.Event,
+    judge: Judge = Judge.PILLOW,
     command: Sequence[str] = COMMAND,
 ) -> Findings:
     """Decode what the cache does not know yet, on all cores.
@@ -97,13 +99,14 @@ def examine(
     threads = min(len(os.sched_getaffinity(0)), MAX_WORKERS)
     words = Words()
     work = Work(
-        kind_of(PIL.__path__[0]), FINDING_BYTES, nodeids, files, cache,
+        kind_of(PIL.__path__[0], judge), FINDING_BYTES, nodeids, files, cache,
         on_progress=on_progress, stop=stop, packed=words.packed,
     )  # fmt: skip
     with work, ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
         try:
             take = _one_by_one(work)
-            running = {pool.submit(_decode_all, work, take, files, command) for _ in range(threads)}
+            decoder = functools.partial(Decoder, command=command, judge=judge)
+            running = {pool.submit(_decode_all, work, take, files, decoder) for _ in range(threads)}
             while running:
                 done, running = wait(running, PROGRESS_INTERVAL_S)
                 for each in done:
@@ -127,7 +130,7 @@ def _one_by_one(work: Work) -> Callable[[], Job | None]:
     return take
 
 
-def _decode_all(work: Work, take: Callable[[], Job | None], files: Files, command: Sequence[str]) -> None:
+def _decode_all(work: Work, take: Callable[[], Job | None], files: Files, start: Callable[[], Decoder]) -> None:
     """Have one worker examine files until there are no more. Errors: SymfuseError."""
     first = take()
     if first is None:
@@ -147,7 +150,7 @@ def _decode_all(work: Work, take: Callable[[], Job | None], files: Files, comman
                 yield fd
 
     try:
-        with Decoder(command=command) as decoder:
+        with start() as decoder:
             for finding in decoder.examine(fds(), lambda: work.is_stopped):
                 (index, nodeid, key, identity), fd, begun_ns = flying.popleft()
                 try:

@@ -68,12 +68,13 @@ def what_else(head: bytes, size: int) -> Reason:
         return Reason.LFS_POINTER
     if _WEB_PAGE.match(head):
         return Reason.WEB_PAGE
-    if not _is_text(head):
+    if not is_text(head):
         return Reason.NO_IMAGE
     return Reason.LINK_TEXT if size == len(head) and _is_path(head) else Reason.TEXT
 
 
-def _is_text(head: bytes) -> bool:
+def is_text(head: bytes) -> bool:
+    """Whether the first HEAD_BYTES of a file are UTF-8 without control characters."""
     if _CONTROL.search(head):
         return False
     try:

@@ -4,7 +4,9 @@ Decoders are large C libraries that meet hostile files here. A worker therefore 
 descriptors, open for reading, over a socket, and can open nothing itself; memory is bounded, and so is CPU time for
 each image. What else it gives up is in `confine.py`. It ends when the process that started it does, however that ends.
 
-    child.py symfuse.identity.worker SOCKET      (the number of an inherited descriptor; stdin: the parent's lifeline)
+    child.py symfuse.identity.worker SOCKET JUDGE
+
+SOCKET is the number of an inherited descriptor, JUDGE a word of `policy.Judge`, stdin the parent's lifeline.
 
 First it sends READY (`ready`). Then, for each EXAMINE with a number and a descriptor attached, it sends that number and
 a finding. It is the kernel that keeps messages apart (SOCK_SEQPACKET).
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import importlib.abc
 import mmap
 import os
@@ -25,6 +28,7 @@ from collections.abc import Callable
 
 from symfuse.identity import confine
 from symfuse.identity.verdict import Verdict, finding
+from symfuse.policy import Judge
 
 READY = b"ready"
 EXAMINE = b"?"
@@ -48,10 +52,10 @@ Examine = Callable[[int], bytes]
 
 def main() -> None:
     """The entry of the process."""
-    from symfuse.identity import image  # noqa: PLC0415 - whoever starts workers shall not load Pillow's decoders
+    from symfuse.identity import judging  # noqa: PLC0415 - whoever starts workers shall not load Pillow's decoders
 
-    image.prepare()
-    serve(image.examine)
+    judging.prepare()
+    serve(functools.partial(judging.examine, judge=Judge(sys.argv[2])))
 
 
 def serve(examine: Examine, *, cpu_s: int = CPU_S, memory_bytes: int = MEMORY_BYTES) -> None:

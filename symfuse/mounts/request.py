@@ -23,6 +23,7 @@ from symfuse.policy import (
     DotEntries,
     Finding,
     Io,
+    Judge,
     Kind,
     Layout,
     NameRule,
@@ -45,7 +46,7 @@ Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 Word = TypeVar("Word", str, Path, str | bytes)
 Choice = TypeVar(
     "Choice", Backend, Io, Outside, DirLinks, DotEntries, NonUtf8, SameBy, Scope, Conflicts, BrokenImages,
-    SideFiles,
+    Judge, SideFiles,
 )  # fmt: skip
 
 
@@ -100,6 +101,7 @@ class MountRequest:
                     fail_on=frozenset(map(_problem, policy["fail_on"])),
                     dedup=_dedup(policy["dedup"]),
                     broken_images=BrokenImages(policy["broken_images"]),
+                    judge=Judge(policy["judge"]),
                     side_files=SideFiles(policy["side_files"]),
                 ),
             }
@@ -152,6 +154,7 @@ def request(
     split_order: Iterable[str | bytes] | str | bytes = SPLIT_ORDER,
     conflicts: str = Conflicts.FIRST,
     broken_images: str = BrokenImages.SHOW,
+    judge: str = Judge.PILLOW,
     side_files: str = SideFiles.FOLLOW,
     allow_other: bool = False,
     noexec: bool = False,
@@ -199,6 +202,7 @@ def request(
             conflicts=_choice(Conflicts, conflicts),
         ),
         broken_images=_choice(BrokenImages, broken_images),
+        judge=_choice(Judge, judge),
         side_files=_choice(SideFiles, side_files),
     )
     _refuse_idle(policy, allow_other=allow_other)
@@ -238,6 +242,8 @@ def _refuse_idle(policy: Policy, *, allow_other: bool) -> None:
         raise UsageError("--fail-on unread does nothing while no files are read", "add --dedup bytes or pixels")
     if Kind.BROKEN in policy.fail_on and policy.broken_images is BrokenImages.SHOW:
         raise UsageError("--fail-on broken does nothing while no images are decoded", "add --broken-images hide")
+    if policy.judge is not Judge.PILLOW and policy.broken_images is BrokenImages.SHOW:
+        raise UsageError(f"--judge {policy.judge} does nothing while no images are decoded", "add --broken-images hide")
     for option, is_asked in (
         ("--side-files keep", policy.side_files is SideFiles.KEEP),
         (f"--fail-on {Kind.SIDE_FILE}", Kind.SIDE_FILE in policy.fail_on),

@@ -109,6 +109,7 @@ BESIDE = dict.fromkeys(
     ("dedup_scope", "layout", "prefer", "split_order", "conflicts", "side_files"),
     (["--dedup", "bytes", "--dedup-scope", "all"], "dedup=bytes,dedup_scope=all"),
 )
+BESIDE["judge"] = (["--broken-images", "hide"], "broken_images=hide")
 BESIDE["dedup_scope"] = (["--dedup", "bytes"], "dedup=bytes")
 
 

@@ -22,7 +22,7 @@ from symfuse.mounts.request import MountRequest, absolute, kinds, request
 from symfuse.mounts.session import place
 from symfuse.mounts.table import MountEntry
 from symfuse.mounts.visible import visible
-from symfuse.policy import PROBLEMS, Backend, DirLinks, DotEntries, Finding, Kind, NameRule, Outside, Policy
+from symfuse.policy import PROBLEMS, Backend, DirLinks, DotEntries, Finding, Judge, Kind, NameRule, Outside, Policy
 from symfuse.progress import Progress
 
 # -- table ------------------------------------------------------------------------------------------------------------
@@ -207,8 +207,11 @@ def test_narrowed_is_a_word_for_mounts_that_others_may_look_at() -> None:
 
 
 def test_other_choices_about_images_that_do_nothing_are_refused() -> None:
-    with pytest.raises(UsageError, match="add --broken-images hide"):
-        request("/", "/m", fail_on="broken")
+    for idle in ({"fail_on": "broken"}, {"judge": "tensorflow"}, {"judge": "both"}):
+        with pytest.raises(UsageError, match="add --broken-images hide"):
+            request("/", "/m", **idle)  # type: ignore[arg-type]
+    assert request("/", "/m", broken_images="hide", judge="both").policy.judge is Judge.BOTH
+    assert request("/", "/m", judge="pillow").policy.judge is Judge.PILLOW
     with pytest.raises(UsageError, match="add --dedup-scope split"):
         request("/", "/m", dedup="bytes", conflicts="drop")
 

@@ -1,0 +1,89 @@
+"""What `--judge tensorflow` calls broken is what `tf.io.decode_image` does not take, and nothing else."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from symfuse.identity import judging
+from symfuse.identity.verdict import Verdict
+from symfuse.policy import Judge
+from tests.support.damage import ONE_BIT_BMP, RGB, RGBA, RLE8_BMP, WHOLE, TensorFlow, damaged
+from tests.support.encoding import encoded
+
+#: Damaged files of each format.
+FILES = 1000
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prepared() -> Iterator[None]:
+    """As a worker is."""
+    with warnings.catch_warnings():
+        judging.prepare()
+        yield
+
+
+@pytest.fixture(scope="module")
+def tensorflow(tf: object) -> Iterator[TensorFlow]:  # which says what is missing without it
+    with TensorFlow() as process:
+        yield process
+
+
+def ours(content: bytes) -> bytes:
+    with tempfile.TemporaryFile() as file:
+        file.write(content)
+        file.flush()
+        return judging.examine(file.fileno(), Judge.TENSORFLOW)
+
+
+def is_taken(content: bytes) -> bool:
+    verdict = ours(content)[0]
+    assert verdict in {Verdict.OK, Verdict.BROKEN, Verdict.NOT_AN_IMAGE}
+    return verdict == Verdict.OK
+
+
+def corrupts_memory(content: bytes) -> bool:
+    """At an animation without alpha the real one writes beyond its memory: there is no telling what it says then."""
+    return b"writes beyond its memory" in ours(content)
+
+
+@pytest.mark.parametrize("form", WHOLE)
+def test_damaged_images_are_broken_for_tensorflow_where_it_says_so(tensorflow: TensorFlow, form: str) -> None:
+    """Counted over a thousand files of each format: there is no file of which the two say different things."""
+    files = [content for content in (*WHOLE[form], *damaged(form, FILES)) if not corrupts_memory(content)]
+    assert len(files) > FILES * 0.99
+    told = [tensorflow.says(content) for content in files]
+    seen = Counter((said == "taken", is_taken(content)) for said, content in zip(told, files, strict=True))
+    assert (seen[False, True], seen[True, False]) == (0, 0), "shown though refused, hidden though taken"
+    assert seen[True, True] > FILES / 20
+    assert seen[False, False] > FILES / 20
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(encoded(RGB, form) for form in ("TIFF", "PPM", "JPEG2000", "AVIF", "ICO", "TGA", "PCX")),
+        ONE_BIT_BMP,
+        RLE8_BMP,
+        b"",
+        b"cat dog",
+        b"BMW, Audi and others",
+    ],
+)
+def test_what_pillow_may_load_and_tensorflow_does_not_is_broken_for_it(tensorflow: TensorFlow, content: bytes) -> None:
+    assert tensorflow.says(content).startswith("refused")
+    assert not is_taken(content)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "BMP", "WEBP"])
+def test_what_tensorflow_takes_is_taken_whatever_follows_it(tensorflow: TensorFlow, form: str) -> None:
+    for picture in (RGB, RGBA) if form not in {"JPEG"} else (RGB,):
+        content = encoded(picture, form) + (b"" if form == "BMP" else b"\0 more")
+        assert tensorflow.says(content) == "taken"
+        assert is_taken(content)
