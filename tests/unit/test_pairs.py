@@ -128,6 +128,13 @@ PAIRS: dict[str, tuple[dict[Name, Entry], dict[str, str]]] = {
             "labels/train/2.txt": "side-file",
         },
     ),
+    "YOLO, a leak": (
+        {
+            "images": {"train": {"1.jpg": A}, "val": {"2.jpg": A, "3.jpg": B}},
+            "labels": {"train": {"1.txt": b"0"}, "val": {"2.txt": b"0", "3.txt": b"0"}},
+        },
+        {"images/val/2.jpg": "leak", "labels/val/2.txt": "side-file"},
+    ),
     "Roboflow": (
         {
             "train": {"images": {"a.jpg": A, "b.jpg": A}, "labels": {"a.txt": b"0", "b.txt": b"0"}},
