@@ -164,7 +164,6 @@ class Census:
         if not self.holds_images(number):
             return True
         names = {self.name(each) for each in beside}
-        for each in beside:
-            if split_of(self.name(each)) is not None:
-                names |= {self.name(child) for child in self.children(each)}
+        if all(split_of(name) is not None for name in names):
+            return True
         return not names.isdisjoint(map(self.name, self.children(number)))

@@ -123,7 +123,7 @@ class Labels:
 def _by_names(census: Census) -> _Reading:
     splits, level = _split_directories(census)
     tops: dict[int, bytes | None] = {**splits} if splits else {ROOT_NODEID: None}
-    wrappers = _wrappers(census, tops)
+    wrappers = _wrappers(census, tops, splits)
     labels: dict[int, Label] = {}
     class_levels: set[int] = set()
     levels = {ROOT_NODEID: 0}
@@ -136,14 +136,19 @@ def _by_names(census: Census) -> _Reading:
             label = labels[parent]
             levels[number] = levels[parent] + 1
             if parent in open_:
-                if number in wrappers or _is_wrapper(census, number, label.split):
+                if number in wrappers or _is_wrapper(census, number, label.split, splits):
                     open_.add(number)
                 else:
                     label = Label(label.split, name)
                     if census.holds_images(number):
                         class_levels.add(levels[number])
+            elif number in splits:
+                label = Label(splits[number], None)
             elif splits and levels[number] == level:
-                label = Label(splits.get(number), None if number in splits else name)
+                if _is_wrapper(census, number, None, splits):
+                    open_.add(number)
+                else:
+                    label = Label(None, name)
         if number in tops:
             open_.add(number)
         labels[number] = label
@@ -183,14 +188,14 @@ def _splits_among(census: Census, siblings: Sequence[int]) -> dict[int, bytes]:
     return {}
 
 
-def _wrappers(census: Census, tops: dict[int, bytes | None]) -> set[int]:
+def _wrappers(census: Census, tops: dict[int, bytes | None], splits: Collection[int]) -> set[int]:
     """Directories between splits and classes that are alone, called the same in all splits, and hold no images."""
     found: set[int] = set()
     inner = {top: top for top in tops}
     while True:
         alone: dict[int, int] = {}
         for top, split in tops.items():
-            match list(islice(_at_class_level(census, inner[top], split), 2)):
+            match list(islice(_at_class_level(census, inner[top], split, splits), 2)):
                 case [number] if number != inner[top] and not census.holds_itself(number):
                     alone[top] = number
         if len(alone) < len(tops) or len({census.name(number) for number in alone.values()}) > 1:
@@ -199,7 +204,7 @@ def _wrappers(census: Census, tops: dict[int, bytes | None]) -> set[int]:
         inner = alone
 
 
-def _at_class_level(census: Census, top: int, split: bytes | None) -> Iterator[int]:
+def _at_class_level(census: Census, top: int, split: bytes | None, splits: Collection[int]) -> Iterator[int]:
     """The directories below one that may be classes, and the one itself where there are images beside these."""
     numbers = [top]
     for number in numbers:  # which grows meanwhile
@@ -207,21 +212,21 @@ def _at_class_level(census: Census, top: int, split: bytes | None) -> Iterator[i
             yield top
         for child in census.children(number):
             if census.holds_images(child):
-                if _is_wrapper(census, child, split):
+                if _is_wrapper(census, child, split, splits):
                     numbers.append(child)
                 else:
                     yield child
 
 
-def _is_wrapper(census: Census, number: int, split: bytes | None) -> bool:
-    """Whether a directory below a split is no class by its name."""
+def _is_wrapper(census: Census, number: int, split: bytes | None, splits: Collection[int]) -> bool:
+    """Whether a directory below a split, or beside the `splits`, is no class by its name."""
     name, parent = census.name(number), census.parent(number)
     is_image_word = is_for_images(name)
     if not is_image_word and (split is None or split not in split_words(name)):
         return False
     holders = [each for each in census.children(parent) if census.holds_images(each)]
     if is_image_word:  # beside others it is a class, of photos and sketches say
-        return all(is_for_images(census.name(each)) for each in holders)
+        return all(is_for_images(census.name(each)) for each in holders if each not in splits)
     return holders == [number] and not census.holds_itself(parent)
 
 

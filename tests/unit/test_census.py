@@ -67,7 +67,7 @@ def test_what_holds_images_is_known_by_their_names_at_whatever_depth(tmp_path: P
          {"ISIC-2017_Training_Part1_GroundTruth": (["ISIC-2017_Training_Data"], True)}),
         ({"batch1": IMAGE, "batch2": IMAGE, "masks": {"batch1": IMAGE}}, {"masks": (["batch1", "batch2"], False)}),
         ({"bounding_box_test": IMAGE, "bounding_box_train": IMAGE, "gt_bbox": IMAGE, "gt_query": TEXT, "query": IMAGE},
-         {"gt_query": (["query"], True)}),
+         {"gt_query": (["query"], True), "gt_bbox": (["bounding_box_test", "bounding_box_train", "query"], False)}),
         ({**IMAGE, "masks": IMAGE, "notes": TEXT}, {"masks": ([""], False)}),
         ({**IMAGE, "masks": IMAGE, "cat": IMAGE}, {}),
         ({"labels": TEXT, "notes": TEXT}, {}),
@@ -75,6 +75,7 @@ def test_what_holds_images_is_known_by_their_names_at_whatever_depth(tmp_path: P
         ({"labels": {"images": IMAGE, "masks": IMAGE}, "images": IMAGE}, {"labels": (["images"], True)}),
         # Classes.
         ({"mask": IMAGE, "no_mask": IMAGE}, {}),
+        ({"mask": IMAGE, "no_mask": IMAGE, "test": {"mask": IMAGE, "no_mask": IMAGE}}, {}),
         ({"mask": {"adults": IMAGE}, "no_mask": {"adults": IMAGE}}, {}),
         ({"bus": IMAGE, "box": IMAGE, "train": IMAGE}, {}),
         ({"bottle": IMAGE, "box": IMAGE}, {}),

@@ -122,7 +122,7 @@ CASES = {
     "Market-1501": Case(
         {"bounding_box_train": images("1"), "bounding_box_test": A, "query": A, "gt_bbox": A,
          "gt_query": {"a.mat": b""}},
-        "splits: query, test, train at the first level; no classes; not checked for conflicts and leaks: gt_bbox",
+        "splits: query, test, train at the first level; no classes",
         leaks=1,
     ),
     "PlantDoc": Case(
@@ -278,6 +278,12 @@ CASES = {
         conflicts=1,
         leaks=1,
         layout="*/{split}/{class}",
+    ),
+    "images beside a test split": Case(
+        {"images": {"cow": A, "dog": A}, "test": {"cow": images("1"), "dog": images("2")}},
+        "splits: test at the first level, and what lies beside; 2 classes",
+        {"images/cow": (None, "cow"), "test/dog": ("test", "dog")},
+        conflicts=1,
     ),
     "a class of photos": Case(
         {"train": {"photo": A, "sketch": A}, "test": {"photo": images("1"), "sketch": images("2")}},
