@@ -8,7 +8,7 @@ from symfuse.identity import image, tensorflow
 from symfuse.identity.digest import pieces
 from symfuse.identity.reason import Reason, refusal
 from symfuse.identity.sniff import HEAD_BYTES, format_of, is_text
-from symfuse.identity.tensorflow.refused import Refused, Unread
+from symfuse.identity.tensorflow.refused import Refused, Undecided, Unread
 from symfuse.identity.verdict import Verdict, finding
 from symfuse.policy import Judge
 
@@ -32,7 +32,7 @@ def examine(fd: int, judge: Judge) -> bytes:
         return found
     try:
         _check(fd, is_pillows=verdict is Verdict.OK)
-    except OSError:
+    except (OSError, Undecided):
         return finding(Verdict.UNKNOWN)
     except Refused as refused:
         return _refusal(fd, found, refused)
@@ -40,7 +40,7 @@ def examine(fd: int, judge: Judge) -> bytes:
 
 
 def _check(fd: int, *, is_pillows: bool) -> None:
-    """Errors: Refused when TensorFlow does not take the file; OSError; MemoryError."""
+    """Errors: Refused when TensorFlow does not take the file; Undecided; OSError; MemoryError."""
     if os.fstat(fd).st_size > tensorflow.MAX_BYTES or not tensorflow.knows(os.pread(fd, tensorflow.HEAD_BYTES, 0)):
         raise Unread
     tensorflow.check(b"".join(pieces(fd)), is_pillows=is_pillows)

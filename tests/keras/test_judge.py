@@ -6,14 +6,17 @@ import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from symfuse.identity import judging
 from symfuse.identity.verdict import Verdict
 from symfuse.policy import Judge
+from tests.conftest import MountMaker
 from tests.support.damage import ONE_BIT_BMP, RGB, RGBA, RLE8_BMP, WHOLE, TensorFlow, damaged
 from tests.support.encoding import encoded
+from tests.support.trees import tree
 
 #: Damaged files of each format.
 FILES = 1000
@@ -87,3 +90,25 @@ def test_what_tensorflow_takes_is_taken_whatever_follows_it(tensorflow: TensorFl
         content = encoded(picture, form) + (b"" if form == "BMP" else b"\0 more")
         assert tensorflow.says(content) == "taken"
         assert is_taken(content)
+
+
+def test_every_image_that_is_shown_ends_no_epoch(
+    tensorflow: TensorFlow, symfuse_mount: MountMaker, tmp_path: Path
+) -> None:
+    """Under names as loaders want them: `image_dataset_from_directory` goes by names, and decodes what is behind."""
+    images = {
+        f"{form}.jpg": encoded(RGB, form) for form in ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF")
+    }
+    images |= {"ico.png": encoded(RGB, "ICO"), "1.bmp": ONE_BIT_BMP, "rle.bmp": RLE8_BMP, "cut.png": encoded(RGB)[:500]}
+    dataset = tree(tmp_path / "dataset", {"cat": {**images}, "dog": {"labels.txt": b"cat dog"}})
+    refused = {}
+    for judge in Judge:
+        path = symfuse_mount(dataset, "--broken-images", "hide", "--judge", judge).path / "cat"
+        told = {image.name: tensorflow.says(image.read_bytes()) for image in path.iterdir()}
+        assert len(told) >= 5
+        refused[judge] = sorted(name for name, said in told.items() if said != "taken")
+    assert refused == {
+        Judge.PILLOW: ["1.bmp", "AVIF.jpg", "PPM.jpg", "TIFF.jpg", "ico.png", "rle.bmp"],
+        Judge.TENSORFLOW: [],
+        Judge.BOTH: [],
+    }

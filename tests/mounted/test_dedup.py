@@ -13,8 +13,9 @@ import pytest
 import symfuse
 from symfuse.errors import DatasetRefused, ExitStatus
 from tests.conftest import MountMaker
+from tests.support.damage import ONE_BIT_BMP
 from tests.support.mounting import KEYWORDS, MYSELF, WAYS
-from tests.support.pictures import A_AS_BMP, CUT, SPLITS, A, B, C, mounted_at, shown
+from tests.support.pictures import A_AS_BMP, CUT, SPLITS, A, B, C, mounted_at, picture, shown
 from tests.support.trees import Entry, Name, fifo, hardlink, link, tree
 
 pytestmark = pytest.mark.usefixtures("fuse")
@@ -250,6 +251,13 @@ def test_status_and_why_know_what_is_hidden_and_what_stands_for_it(symfuse_mount
         assert f"shown:  {stand_in}" in MYSELF.symfuse("why", asked, check=False).stdout or stand_in is None
     assert MYSELF.symfuse("why", mounted.path / "train/cat/1.png").returncode == 0
 
+    why = "the image is truncated (Pillow: image file is truncated)"
+    assert json.loads(MYSELF.symfuse("why", "--json", asked, check=False).stdout)["reason"] == why
+    assert f"not shown: {why} (broken)\n" in MYSELF.symfuse("why", asked, check=False).stdout
+    assert f"broken: val/cat/broken.png ({why})\n" in MYSELF.symfuse("why", "--all", mounted.path).stdout
+    everything = json.loads(MYSELF.symfuse("status", "--all", "--json", mounted.path).stdout)["all"]["hidden"]
+    assert {entry["path"]: entry["reason"] for entry in everything if entry["reason"]} == {"val/cat/broken.png": why}
+
 
 HOSTILE: dict[Name, Entry] = {
     b"train": {
@@ -389,6 +397,31 @@ def test_broken_images_are_hidden_on_request_and_nothing_else_is(symfuse_mount: 
         "cat/fine.png",
         "cat/labels.csv",
     ]
+
+
+@pytest.mark.parametrize(
+    ("judge", "expected"),
+    [
+        ("pillow", ["a.png", "one bit.bmp", "tiff.jpg"]),
+        ("tensorflow", ["a.png"]),
+        ("both", ["a.png"]),
+    ],
+)
+def test_a_judge_says_for_whom_images_are_broken(
+    symfuse_mount: MountMaker, tmp_path: Path, judge: str, expected: list[str]
+) -> None:
+    entries: dict[Name, Entry] = {
+        "a.png": A,
+        "cut.png": CUT,
+        "one bit.bmp": ONE_BIT_BMP,
+        "tiff.jpg": picture(1, "TIFF"),
+    }
+    dataset = tree(tmp_path / "dataset", entries)
+    mounted = symfuse_mount(dataset, "-o", f"broken_images=hide,judge={judge}")
+    assert shown(mounted.path) == expected
+    if judge != "pillow":
+        said = MYSELF.symfuse("why", mounted.path / "tiff.jpg", check=False).stdout
+        assert "not shown: TensorFlow does not read TIFF (broken)\n" in said
 
 
 def test_a_broken_image_never_stands_for_others(symfuse_mount: MountMaker, tmp_path: Path) -> None:

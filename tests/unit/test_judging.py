@@ -18,9 +18,9 @@ from symfuse.identity.verdict import DIGEST_BYTES, FINDING_BYTES, NO_DIGEST, Ver
 from symfuse.policy import BrokenImages, Dedup, Judge, Kind, Policy, SameBy
 from symfuse.selection import select
 from symfuse.view import View
-from tests.support.damage import ONE_BIT_BMP, RGB, RGBA, RLE8_BMP
+from tests.support.damage import ONE_BIT_BMP, RGB, RGBA, RLE8_BMP, WHOLE
 from tests.support.encoding import encoded, png
-from tests.support.trees import tree
+from tests.support.trees import Entry, Name, tree
 
 JPEG, PNG, GIF, BMP, WEBP = (encoded(RGB, form) for form in ("JPEG", "PNG", "GIF", "BMP", "WEBP"))
 TIFF = encoded(RGB, "TIFF")
@@ -171,3 +171,28 @@ def test_what_storage_fails_to_read_is_unknown(monkeypatch: pytest.MonkeyPatch, 
 
     monkeypatch.setattr(judging, "pieces", fail)
     assert verdict(PNG, judge) is Verdict.UNKNOWN
+
+
+def test_a_confined_worker_judges_as_this_process_does(tmp_path: Path) -> None:
+    """What is imported late could not be loaded there, and no file of a damaged one be read again."""
+    whole = {f"{form}{number}.jpg": content for form in WHOLE for number, content in enumerate(WHOLE[form])}
+    names = whole | {f"cut {name}": content[: len(content) * 2 // 3] for name, content in whole.items()}
+    entries: dict[Name, Entry] = {**names}
+    root = tree(tmp_path / "dataset", entries)
+    policy = Policy(broken_images=BrokenImages.HIDE, judge=Judge.TENSORFLOW)
+    view = View(Dataset(os.fsencode(root), policy))
+    view.freeze_all()
+    select(view, policy, on_work=lambda _work: None, stop=threading.Event())
+    found = {os.fsdecode(entry.path): entry.reason for entry in view.hidden_entries()}
+    said = {name: reason(content, Judge.TENSORFLOW) for name, content in names.items()}
+    assert found == {name: why for name, why in said.items() if why}
+    assert not view.progress().findings
+    assert 20 < len(found) < len(names)
+    view.close()
+
+
+def test_a_gif_that_would_take_too_long_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is no verdict on the file."""
+    monkeypatch.setattr("symfuse.identity.tensorflow.gif._MAX_BYTES", len(GIF) - 1)
+    assert verdict(GIF, Judge.TENSORFLOW) is Verdict.UNKNOWN
+    assert verdict(GIF, Judge.PILLOW) is Verdict.OK

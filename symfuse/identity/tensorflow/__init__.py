@@ -31,7 +31,7 @@ def _is_webp(head: bytes) -> bool:
 def check(content: bytes, *, is_pillows: bool) -> None:
     """Nothing, for what is taken. `is_pillows` says that Pillow decodes it, which answers much of the question.
 
-    Errors: Unread for what is of no format that TensorFlow knows; Refused; MemoryError.
+    Errors: Unread for what is of no format that TensorFlow knows; Refused; Undecided; MemoryError.
     """
     if content.startswith(_JPEG):
         jpeg.check(content, is_pillows=is_pillows)

@@ -11,6 +11,10 @@ class Refused(Exception):
         self.is_cut = is_cut
 
 
+class Undecided(Exception):
+    """To find out would take longer than a worker has."""
+
+
 class Unread(Refused):
     """It is of no format that TensorFlow knows."""
 
