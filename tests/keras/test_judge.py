@@ -16,7 +16,7 @@ from symfuse.policy import Judge
 from tests.conftest import MountMaker
 from tests.support.damage import ONE_BIT_BMP, RGB, RGBA, RLE8_BMP, WHOLE, TensorFlow, damaged
 from tests.support.encoding import encoded
-from tests.support.trees import tree
+from tests.support.trees import Entry, Name, tree
 
 #: Damaged files of each format.
 FILES = 1000
@@ -100,7 +100,8 @@ def test_every_image_that_is_shown_ends_no_epoch(
         f"{form}.jpg": encoded(RGB, form) for form in ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF")
     }
     images |= {"ico.png": encoded(RGB, "ICO"), "1.bmp": ONE_BIT_BMP, "rle.bmp": RLE8_BMP, "cut.png": encoded(RGB)[:500]}
-    dataset = tree(tmp_path / "dataset", {"cat": {**images}, "dog": {"labels.txt": b"cat dog"}})
+    entries: dict[Name, Entry] = dict(images.items())
+    dataset = tree(tmp_path / "dataset", {"cat": entries, "dog": {"labels.txt": b"cat dog"}})
     refused = {}
     for judge in Judge:
         path = symfuse_mount(dataset, "--broken-images", "hide", "--judge", judge).path / "cat"

@@ -177,7 +177,7 @@ def test_a_confined_worker_judges_as_this_process_does(tmp_path: Path) -> None:
     """What is imported late could not be loaded there, and no file of a damaged one be read again."""
     whole = {f"{form}{number}.jpg": content for form in WHOLE for number, content in enumerate(WHOLE[form])}
     names = whole | {f"cut {name}": content[: len(content) * 2 // 3] for name, content in whole.items()}
-    entries: dict[Name, Entry] = {**names}
+    entries: dict[Name, Entry] = dict(names.items())
     root = tree(tmp_path / "dataset", entries)
     policy = Policy(broken_images=BrokenImages.HIDE, judge=Judge.TENSORFLOW)
     view = View(Dataset(os.fsencode(root), policy))
