@@ -19,6 +19,7 @@ from blake3 import blake3
 
 from symfuse.identity.cache import VerdictCache
 from symfuse.identity.signature import HEAD_BYTES, begins_as_image
+from symfuse.identity.signature import REVISION as SIGNATURES_REVISION
 from symfuse.identity.verdict import DIGEST_BYTES
 from symfuse.identity.work import PROGRESS_INTERVAL_S, Files, Job, OnProgress, Work, verified
 
@@ -86,7 +87,7 @@ def signatures(
 
     0 for a file that cannot be read or is not what was frozen, and for what is not done when `stop` is set.
     """
-    work = Work("signature", 1, nodeids, files, cache, on_progress=on_progress, stop=stop)
+    work = Work(f"signature/{SIGNATURES_REVISION}", 1, nodeids, files, cache, on_progress=on_progress, stop=stop)
     return _hash_all(work, _read_signature, files, HEAD_BYTES)
 
 

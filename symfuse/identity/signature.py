@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+#: Counted up whenever another file begins as an image does.
+REVISION = 1
 #: So many first bytes decide it.
 HEAD_BYTES = 32
 
