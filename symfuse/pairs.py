@@ -19,7 +19,7 @@ from symfuse.names import IMAGE_ENDINGS, is_image_name
 from symfuse.policy import Kind
 from symfuse.table import Table
 from symfuse.view import PLACE_BITS, PLACE_MASK, View
-from symfuse.words import LABEL_WORDS, split_words, stems_before_labels
+from symfuse.words import LABEL_WORDS, split_words, stems_before_labels, stems_before_signs
 
 #: What labels and captions beside an image end in.
 SIDE_ENDINGS = (
@@ -43,6 +43,8 @@ _SIDE_ENDINGS = frozenset(SIDE_ENDINGS)
 _ENDING_BYTES = max(map(len, IMAGE_ENDINGS))
 #: Words that are in every name that has a word for labels.
 _MENTIONS = [word for word in LABEL_WORDS if not any(other in word for other in LABEL_WORDS - {word})]
+#: Signs as ranges: the first, and what comes behind the last.
+_SIGNS = ((b"\x01", b"0"), (b":", b"A"), (b"[", b"a"), (b"{", b"\x80"))
 _HASH = (1 << 32) - 1
 
 
@@ -161,16 +163,42 @@ class Pairs:
     def _owners_at_place(self, number: int, name: bytes) -> set[int]:
         stem = stem_of(name)
         stems = [stem, *stems_before_labels(stem)]
-        return {owner for each in self._opposites(number) for owner in self._images_of(each, stems, name=stem)}
+        found: set[int] = set()
+        for each in self._opposites(number):
+            found |= self._images_of(each, stems, name=stem) | self._owners_of_longer(each, stem)
+        return found
+
+    def _owners_of_longer(self, number: int, stem: bytes) -> set[int]:
+        """The images of a directory with the longest stem that another begins with, where a sign follows in that."""
+        table = self._table(number)
+        if table is None:
+            return set()
+        for before in stems_before_signs(stem):
+            if any(True for _place in self._images_at(number, table, before)):
+                longer = (stem[:end] for end in range(len(before) + 1, len(stem) + 1))
+                if any(True for each in longer for _place in self._images_at(number, table, each)):
+                    return set()
+                return self._images_of(number, [before])
+        return set()
 
     def _owners_by_name(self, label: int, name: bytes) -> set[int]:
         stem = stem_of(name)
         found: set[int] = set()
         for key in (stem, *stems_before_labels(stem)):
-            found |= {image for image in self._images_below(label).find(key) if stem_of(self._name(image)) == key}
+            found |= self._images_named(label, key)
         if is_image_name(stem):
             found |= {image for image in self._images_below(label).find(stem_of(stem)) if self._name(image) == stem}
+        for before in stems_before_signs(stem):
+            if images := self._images_named(label, before):
+                longer = (stem[:end] for end in range(len(before) + 1, len(stem) + 1))
+                if not any(self._images_named(label, each) for each in longer):
+                    found |= images
+                break
         return {owner for image in found for owner in self._meant(image)}
+
+    def _images_named(self, label: int, stem: bytes) -> set[int]:
+        """The images of a stem in a label directory's counterparts, wherever they lie."""
+        return {image for image in self._images_below(label).find(stem) if stem_of(self._name(image)) == stem}
 
     def _images_of(self, number: int, stems: Iterable[bytes], *, name: bytes = b"") -> set[int]:
         """The images of a directory with one of these stems, or this name; instead of a mask those it belongs to."""
@@ -326,7 +354,7 @@ class Pairs:
                     for key in (stem, name):
                         found += self._labels_below(label).find(key)
                 elif (place := self._descend(label, names)) is not None:
-                    found += self._of_stem(place, stem)
+                    found += [*self._of_stem(place, stem), *self._with_sign_behind(place, stem)]
         return [nodeid for nodeid in dict.fromkeys(found) if nodeid != image]
 
     def _of_stem(self, number: int, stem: bytes) -> Iterator[int]:
@@ -346,6 +374,15 @@ class Pairs:
                 for key in stems_before_labels(stem_of(name))
             )
         yield from index.find(stem)
+
+    def _with_sign_behind(self, number: int, stem: bytes) -> Iterator[int]:
+        """The files of a directory whose names go on with a sign behind a stem."""
+        table = self._table(number)
+        for first, end in _SIGNS if table is not None else ():
+            assert table is not None, "or there are no signs to look for"
+            for place in range(table.first_from(stem + first), table.first_from(stem + end)):
+                if self._is_file(number, table, place):
+                    yield number << PLACE_BITS | place
 
     def _refuse_undecidable(self, image: int) -> None:
         """Errors: DatasetRefused when an image goes with files that are known by their order alone."""
@@ -430,7 +467,7 @@ class Pairs:
                 (key, nodeid)
                 for number in self._below(label)
                 for nodeid, name in self._files(number)
-                for key in (stem_of(name), *stems_before_labels(stem_of(name)))
+                for key in {stem_of(name), *stems_before_labels(stem_of(name)), *stems_before_signs(stem_of(name))}
             )
         return index
 

@@ -56,6 +56,7 @@ def _words_and_numbers(name: bytes) -> list[bytes]:
 _PART = re.compile(rb"[A-Za-z]+|[0-9]+|[\x80-\xff]+|[^A-Za-z0-9\x80-\xff]+")
 _NO_LETTERS = bytes(code for code in range(0x80) if not chr(code).isalpha())
 _SIGNS = bytes(code for code in _NO_LETTERS if not chr(code).isdigit())
+_SIGN = re.compile(rb"[^A-Za-z0-9\x80-\xff]")
 _FIRST_FOREIGN = 0x80
 _LABEL_ENDINGS = tuple(LABEL_WORDS)
 
@@ -78,6 +79,11 @@ def stems_before_labels(stem: bytes) -> list[bytes]:
         elif part[0] >= _FIRST_FOREIGN:
             break
     return found
+
+
+def stems_before_signs(stem: bytes) -> list[bytes]:
+    """What stands before each sign of a stem, the longest first: `0001_c1-good` gives `0001_c1` and `0001`."""
+    return [stem[: match.start()] for match in reversed([*_SIGN.finditer(stem)]) if match.start()]
 
 
 def _parts(stem: bytes) -> list[tuple[int, bytes]]:

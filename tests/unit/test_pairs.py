@@ -262,6 +262,26 @@ PAIRS: dict[str, tuple[dict[Name, Entry], dict[str, str]]] = {
         },
         {"cat/3.png": "duplicate", "cat/masks/3.png": "side-file"},
     ),
+    "good and junk of a query": (
+        {
+            "query": {"1_c1.jpg": A, "1_c1_2.jpg": B, "1_c1s.jpg": C, "2_c1.jpg": A, "2_c1_2.jpg": B, "3.jpg": A},
+            "gt_query": {
+                "1_c1_good.mat": b"0",
+                "1_c1_2_good.mat": b"0",
+                "1_c1s.mat": b"0",
+                "2_c1_good.mat": b"0",
+                "2_c1.junk.mat": b"0",
+                "2_c1_2_good.mat": b"0",
+                "3good.mat": b"0",
+                "3 good.mat": b"0",
+            },
+        },
+        {
+            **dict.fromkeys(("query/2_c1.jpg", "query/2_c1_2.jpg", "query/3.jpg"), "duplicate"),
+            **dict.fromkeys(("gt_query/2_c1_good.mat", "gt_query/2_c1.junk.mat"), "side-file"),
+            **dict.fromkeys(("gt_query/2_c1_2_good.mat", "gt_query/3 good.mat"), "side-file"),
+        },
+    ),
     "labels of whole names": (
         {
             "img": {"a.jpg": A, "b.jpg": A},
