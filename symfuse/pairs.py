@@ -329,8 +329,9 @@ class Pairs:
         for image in self._view.hidden_files(HIDDEN_FOR_CONTENT):
             if stop():
                 return
-            self._refuse_undecidable(image)
-            self._follow(image)
+            if is_image_name(self._name(image)):  # to what is an image by its content alone nothing belongs
+                self._refuse_undecidable(image)
+                self._follow(image)
 
     def _follow(self, image: int) -> None:
         images = [image]

@@ -363,6 +363,14 @@ def test_pairs_that_go_by_their_order_are_no_trouble_where_nothing_is_hidden(tmp
     assert hidden(tmp_path, dataset) == {}
 
 
+def test_nothing_belongs_to_what_is_an_image_by_its_content_alone(tmp_path: Path) -> None:
+    dataset: dict[Name, Entry] = {
+        "images": {"img_1.png": A, "img_2": A, "img_2.txt": b"0"},
+        "masks": {"img_2": BLACK, "mask_3.png": BLACK},
+    }
+    assert hidden(tmp_path, dataset) == {"images/img_2": "duplicate"}
+
+
 def test_a_few_files_without_the_names_of_images_are_no_pairs(tmp_path: Path) -> None:
     dataset: dict[Name, Entry] = {
         "images": {"img_1.png": A, "img_2.png": A, "img_3.png": B},
