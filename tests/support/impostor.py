@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from symfuse.progress import Progress
 from tests.support import wire
 from tests.support.mounting import REPOSITORY, TIMEOUT_S, User
 
@@ -35,10 +36,9 @@ ESCAPES = "\x1b]0;owned\x07\x1b[2J\r\nsymfuse: all is well\u202e\u2028"
 
 def a_status(**fields: Any) -> dict[str, Any]:
     """What a server of ours would say of itself."""
+    frozen = Progress(directories=1, files=1, content_bytes=1, complete=True).as_dict()
     counts = {"hidden": {"dangling": 1}, "findings": {"leak": 2}}
     examples = {"examples": {"dangling": ["a"]}, "finding_examples": {"leak": []}}
-    numbers = {"directories": 1, "files": 1, "content_bytes": 1, "unremembered": 0}
-    frozen: dict[str, Any] = {**numbers, "hints": [], "layout": None, "complete": True, "error": None}
     status: dict[str, Any] = {
         **dict.fromkeys(("source", "mountpoint", "io"), ""),
         **{name: [] for name in ("stale_examples", "missing", "hanging")},
@@ -50,7 +50,7 @@ def a_status(**fields: Any) -> dict[str, Any]:
         "log": None,
         "uptime_s": 1.5,
         "requests": {},
-        "frozen": counts | examples | frozen,
+        "frozen": frozen | counts | examples,
     }
     return status | fields
 
