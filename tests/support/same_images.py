@@ -1,0 +1,831 @@
+"""What a view shows of the same images, worked out from docs/semantics.md alone: no quicker than it has to be.
+
+Nothing of symfuse is imported. The dataset is walked as `cp -rL` walks it, every image is compared with every other,
+and each rule of the page is one function here. Only trees without dangling links and cycles are understood, and images
+are compared by target or by bytes.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import itertools
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+# -- the lists of the page ---------------------------------------------------------------------------------------------
+
+
+def listed(text: str) -> list[str]:
+    return text.split()
+
+
+IMAGE_ENDINGS = tuple(
+    listed(
+        ".jpg .jpeg .jpe .jfif .png .bmp .dib .gif .webp .tif .tiff .ppm .pgm .pbm .pnm .jp2 .j2k .jpx .avif .heic "
+        ".heif .tga .ico"
+    )
+)
+SIDE_ENDINGS = tuple(
+    listed(".txt .json .xml .npy .npz .mat .pts .csv .yaml .yml .caption .tags .cls .geojson .xmp .aae")
+)
+IMAGE_WORDS = set(
+    listed("image images img imgs photo photos picture pictures jpegimages jpeg jpg png rgb input inputs data")
+)
+LABEL_WORDS = set(
+    listed(
+        "label labels mask masks annotation annotations annos anno ann anns gt groundtruth ground truth target targets "
+        "segmentation segmentations seg segmentationclass segmentationobject caption captions depth bbox bboxes box "
+        "boxes trimap trimaps keypoints landmarks polygons xml"
+    )
+)
+SPLIT_WORDS = set(listed("train training trainval val valid validation dev eval test testing query gallery"))
+CLUTTER = {
+    *("__macosx", "icon\r", "network trash folder", "temporary items", "thevolumesettingsfolder"),
+    *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "$recycle.bin", "recycler"),
+    *("system volume information", "found.000", "lost+found", "@eadir", "@tmp", "#recycle", "#snapshot", "@recycle"),
+    *("@recently-snapshot", "@__thumb", "network recycle bin", "~snapshot", "__pycache__", "picasa.ini"),
+}
+SAYS_NOTHING = {"set", "split", "part", "task", "bounding", "v"}
+ALL_WORDS = IMAGE_WORDS | LABEL_WORDS | SPLIT_WORDS | SAYS_NOTHING | {"fold"}
+TRAINED_ON = {"train", "training", "trainval", "query", "gallery"}
+SAME_MEANING = [{"train", "training"}, {"val", "valid", "validation", "dev"}, {"test", "testing"}]
+DEFAULT_ORDER = ("train", "val", "test")
+#: How the images begin that the random trees hold.
+SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"GIF8")
+
+
+# -- what is asked, and what is answered -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of a mount, in the words of `symfuse.mounted`."""
+
+    dedup: str = "bytes"
+    dedup_scope: str = "class"
+    layout: str = "auto"
+    prefer: tuple[str, ...] = ()
+    split_order: tuple[str, ...] = DEFAULT_ORDER
+    conflicts: str = "first"
+    side_files: str = "follow"
+    hide: tuple[str, ...] = ()
+    show: tuple[str, ...] = ()
+    dot_entries: str = "hide"
+    fail_on: tuple[str, ...] = ()
+
+
+@dataclass
+class Answer:
+    """What the page says of a dataset: the files shown, and of each hidden entry its kind and what is shown instead.
+
+    `refused` holds every reason to refuse the mount: any of them may be the one that the user is told.
+    """
+
+    shown: set[str] = field(default_factory=set)
+    hidden: dict[str, tuple[str, str | None]] = field(default_factory=dict)
+    conflicts: int = 0
+    leaks: int = 0
+    splits: list[str] = field(default_factory=list)
+    level: int = 0
+    counts_rest: bool = False
+    classes: int = 0
+    compared: int = 0
+    refused: set[str] = field(default_factory=set)
+
+
+# -- the dataset -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class File:
+    """A file by one of its paths. `real` and `numbers` are those of the file behind it."""
+
+    path: str
+    real: str
+    numbers: tuple[int, int]
+    content: bytes
+    is_linked: bool
+
+    @cached_property
+    def name(self) -> str:
+        return self.path.rpartition("/")[2]
+
+    @cached_property
+    def stem(self) -> str:
+        return stem_of(self.name)
+
+    @cached_property
+    def directories(self) -> list[str]:
+        return self.path.split("/")[:-1]
+
+    @cached_property
+    def has_image_name(self) -> bool:
+        return self.name.lower().endswith(IMAGE_ENDINGS)
+
+    def is_image(self, options: Options) -> bool:
+        return self.has_image_name or (options.dedup == "bytes" and self.content.startswith(SIGNATURES))
+
+
+@dataclass(eq=False)
+class Directory:
+    """A directory by one of its paths; `marks_a_store` where a hidden or shown entry makes it an array store."""
+
+    path: str
+    files: list[File] = field(default_factory=list)
+    children: list[Directory] = field(default_factory=list)
+    marks_a_store: bool = False
+
+    @cached_property
+    def name(self) -> str:
+        return self.path.rpartition("/")[2]
+
+    @cached_property
+    def words(self) -> list[str]:
+        return words_of(self.name)
+
+    @cached_property
+    def is_store(self) -> bool:
+        return self.marks_a_store or self.name.endswith((".zarr", ".n5"))
+
+    @cached_property
+    def has_images_itself(self) -> bool:
+        return not self.is_store and any(file.has_image_name for file in self.files)
+
+    def below(self) -> Iterator[File]:
+        """All files at whatever depth, but for those of array stores."""
+        if not self.is_store:
+            yield from self.files
+            for child in self.children:
+                yield from child.below()
+
+    def walk(self) -> Iterator[Directory]:
+        yield self
+        for child in self.children:
+            yield from child.walk()
+
+
+def stem_of(name: str) -> str:
+    return os.path.splitext(name)[0]
+
+
+def words_of(name: str) -> list[str]:
+    """The runs of letters of a name, cut where a small letter is followed by a capital one, in small letters."""
+    words: list[str] = []
+    for run in re.findall("[A-Za-z]+", name):
+        is_word_of_the_page = run.lower() in ALL_WORDS
+        words += [run.lower()] if is_word_of_the_page else re.sub("(?<=[a-z])(?=[A-Z])", " ", run).lower().split()
+    return words
+
+
+def read(root: str, options: Options, hidden: dict[str, tuple[str, str | None]]) -> Directory:
+    """The dataset without what is hidden for its name."""
+    root = os.path.realpath(root)
+
+    def directory(path: str) -> Directory:
+        made = Directory(path)
+        on_disk = os.path.join(root, path)
+        for name in sorted(os.listdir(on_disk), key=os.fsencode):
+            made.marks_a_store |= name in {".zarray", ".zgroup", "zarr.json"}
+            inner, there = os.path.join(path, name), os.path.join(on_disk, name)
+            kind = kind_of_name(inner, os.path.isdir(there), options)
+            if kind is not None:
+                hidden[inner] = (kind, None)
+            elif os.path.isdir(there):
+                made.children.append(directory(inner))
+            else:
+                made.files.append(file(inner, there))
+        return made
+
+    def file(path: str, there: str) -> File:
+        status, real = os.stat(there), os.path.realpath(there)
+        with open(there, "rb") as opened:
+            return File(path, real, (status.st_dev, status.st_ino), opened.read(), real != there)
+
+    return directory("")
+
+
+def kind_of_name(path: str, is_directory: bool, options: Options) -> str | None:
+    """Why an entry is hidden for its name or its path, or None."""
+    rules = [*(("excluded", glob) for glob in options.hide), *((None, glob) for glob in options.show)]
+    for kind, glob in reversed(rules):
+        if matches_entry(glob, path, is_directory):
+            return kind
+    name = path.rpartition("/")[2]
+    if name.startswith(".") and options.dot_entries == "hide":
+        return "dot-entry"
+    return "clutter" if name.lower() in CLUTTER else None
+
+
+def matches_entry(glob: str, path: str, is_directory: bool) -> bool:
+    if glob.endswith("/") and not is_directory:
+        return False
+    glob = glob.removesuffix("/")
+    return matches(glob, path if "/" in glob else path.rpartition("/")[2])
+
+
+def matches(glob: str, path: str) -> bool:
+    """Whether a glob means a whole path, or a name. Characters are bytes."""
+    return fnmatch.fnmatchcase(as_bytes(path), as_bytes(glob.removeprefix("/")))
+
+
+def as_bytes(text: str) -> str:
+    return os.fsencode(text).decode("latin-1")
+
+
+# -- files that belong to an image -------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class LabelDirectory:
+    """A label directory and its counterparts; `own` where these are beside it by name, and not all that is there."""
+
+    directory: Directory
+    counterparts: list[Directory]
+    own: bool
+
+
+class Contents:
+    """Which directories are label directories, and which hold images: each depends on the other below it."""
+
+    def __init__(self, root: Directory) -> None:
+        self.labels: dict[Directory, LabelDirectory] = {}
+        self._holds: dict[Directory, bool] = {}
+        self._look(root)
+
+    def holds_images(self, directory: Directory) -> bool:
+        return self._holds[directory]
+
+    def children(self, directory: Directory) -> list[Directory]:
+        """The directories in a directory that hold images and are no label directories."""
+        if directory.is_store:
+            return []
+        return [child for child in directory.children if self._holds[child] and child not in self.labels]
+
+    def topmost(self, directory: Directory) -> Iterator[LabelDirectory]:
+        """The label directories below a directory, but for those in label directories and array stores."""
+        if directory.is_store:
+            return
+        for child in directory.children:
+            if child in self.labels:
+                yield self.labels[child]
+            else:
+                yield from self.topmost(child)
+
+    def _look(self, directory: Directory) -> None:
+        for child in directory.children:
+            self._look(child)
+        if not directory.is_store:
+            self._know_labels(directory)
+        self._holds[directory] = directory.has_images_itself or bool(self.children(directory))
+
+    def _know_labels(self, directory: Directory) -> None:
+        candidates = [child for child in directory.children if has_label_word(child) and not child.is_store]
+        holding = [child for child in directory.children if self._holds[child]]
+        for child in candidates:
+            own = [other for other in holding if is_named_counterpart(child, other)]
+            if own:
+                self.labels[child] = LabelDirectory(child, own, own=True)
+        without = [child for child in candidates if child not in self.labels and not other_words(child)]
+        beside = [child for child in directory.children if child not in self.labels and child not in without]
+        counterparts = [child for child in beside if self._holds[child]]
+        loose = Directory(directory.path, files=directory.files)
+        for child in without:
+            if counterparts and self._may_be_for_all(child, counterparts):
+                self.labels[child] = LabelDirectory(child, counterparts, own=False)
+            elif not counterparts and loose.has_images_itself:
+                self.labels[child] = LabelDirectory(child, [loose], own=False)
+
+    def _may_be_for_all(self, directory: Directory, counterparts: list[Directory]) -> bool:
+        names = {other.name for other in counterparts}
+        return (
+            not self._holds[directory]
+            or all(split_name(name) is not None for name in names)
+            or any(child.name in names for child in directory.children)
+        )
+
+
+def has_label_word(directory: Directory) -> bool:
+    return any(word in LABEL_WORDS for word in directory.words)
+
+
+def is_named_counterpart(label: Directory, other: Directory) -> bool:
+    return bool(other.words) and not has_label_word(other) and other_words(other) == other_words(label)
+
+
+def other_words(directory: Directory) -> list[str]:
+    return [word for word in directory.words if word not in LABEL_WORDS | IMAGE_WORDS | SAYS_NOTHING]
+
+
+def adds_label_word(stem: str, longer: str) -> bool:
+    """Whether a stem is another one with a word for labels behind it, and nothing else but digits and signs."""
+    rest = longer[len(stem) :]
+    if not longer.startswith(stem) or not (words := words_of(rest)) or not set(words) <= LABEL_WORDS:
+        return False
+    comes_at_once = rest[0].isascii() and rest[0].isalpha()
+    if comes_at_once:
+        return words_of(longer) == words_of(stem) + words
+    before = re.match("[^A-Za-z]*", rest)
+    assert before is not None
+    return not re.search("[0-9]", before[0])
+
+
+def belongs_beside(file: File, image: File) -> bool:
+    """Whether a file belongs to an image in the same directory, or to what belongs to one."""
+    if file is image:
+        return False
+    if file.has_image_name:
+        return adds_label_word(image.stem, file.stem)
+    has_its_stem = file.stem in (image.stem, image.name) or adds_label_word(image.stem, file.stem)
+    return file.name.lower().endswith(SIDE_ENDINGS) and has_its_stem
+
+
+def belongs_by_name(file: File, image: File, images: Iterable[File]) -> bool:
+    """Whether a file of a label directory has the name for an image of these."""
+    if file.stem in (image.stem, image.name) or adds_label_word(image.stem, file.stem):
+        return True
+    if not file.stem.startswith(image.stem) or re.match("[A-Za-z0-9]", file.stem[len(image.stem) :]):
+        return False
+    return not any(len(other.stem) > len(image.stem) and file.stem.startswith(other.stem) for other in images)
+
+
+def place(file: File, top: str) -> list[str]:
+    """The directories between a directory and a file in it."""
+    return file.directories[len(top.split("/")) if top else 0 :]
+
+
+@dataclass
+class Pairs:
+    """Which files belong to which images, and what is an image then."""
+
+    labels: list[LabelDirectory]
+    owners: dict[File, list[File]]
+    images: list[File]
+
+
+def pairs_of(root: Directory, contents: Contents, options: Options) -> Pairs:
+    labels = list(contents.topmost(root))
+    left_alone = {file for label in labels for file in files_below(label.directory)}
+    left_alone |= {file for store in stores(root) for file in files_below(store)}
+    others = [file for file in files_below(root) if file not in left_alone]
+    owners: dict[File, list[File]] = {}
+    for file in others:
+        found = [
+            image
+            for image in others
+            if image.has_image_name and image.directories == file.directories and belongs_beside(file, image)
+        ]
+        if found:
+            owners[file] = found
+    # What belongs to a file that itself belongs to an image, belongs to that image.
+    owners = {file: sorted(owners_of(file, owners), key=lambda image: image.path) for file in owners}
+    images = [file for file in others if file.is_image(options) and file not in owners]
+    for label in labels:
+        owners |= owners_in(label, [image for image in images if image.has_image_name])
+    return Pairs(labels, owners, images)
+
+
+def owners_of(file: File, beside: Mapping[File, list[File]]) -> set[File]:
+    """The images that a file belongs to, also by way of what belongs to them; an image's own is itself."""
+    if file not in beside:
+        return {file}
+    return set().union(*(owners_of(other, beside) for other in beside[file]))
+
+
+def stores(root: Directory) -> Iterator[Directory]:
+    if root.is_store:
+        yield root
+    else:
+        for child in root.children:
+            yield from stores(child)
+
+
+def files_below(directory: Directory) -> list[File]:
+    return [file for each in directory.walk() for file in each.files]
+
+
+def owners_in(label: LabelDirectory, images: list[File]) -> dict[File, list[File]]:
+    """Whose the files of a label directory are: by their place, or where none has its place, by their names alone."""
+    by_place: dict[File, list[File]] = {}
+    by_name: dict[File, list[File]] = {}
+    beside = [
+        (image, place(image, counterpart.path if label.own else label.directory.path.rpartition("/")[0]))
+        for counterpart in label.counterparts
+        for image in images
+        if image in set(counterpart.below())
+    ]
+    for file in label.directory.below():
+        at_its_place = [image for image, where in beside if where == place(file, label.directory.path)]
+        if found := [image for image in at_its_place if belongs_by_name(file, image, at_its_place)]:
+            by_place[file] = found
+        anywhere = [image for image, _ in beside]
+        if found := [image for image in anywhere if belongs_by_name(file, image, anywhere)]:
+            by_name[file] = found
+    return by_place or by_name
+
+
+def cannot_be_decided(pairs: Pairs, hidden: set[File]) -> bool:
+    """Whether an image would be hidden whose label directory goes by the order of its files."""
+    for label in pairs.labels:
+        files = list(label.directory.below())
+        if not label.own or any(file in pairs.owners for file in files):
+            continue
+        counterparts = {file for counterpart in label.counterparts for file in counterpart.below()}
+        images = [file for file in pairs.images if file.has_image_name and file in counterparts]
+        countable = [
+            file
+            for file in files
+            if (file.has_image_name or file.name.lower().endswith(SIDE_ENDINGS)) and not has_split_word(file.stem)
+        ]
+        if hidden & set(images) and 2 * len(countable) >= len(images):
+            return True
+    return False
+
+
+# -- splits and classes ------------------------------------------------------------------------------------------------
+
+
+def split_words(name: str) -> list[str]:
+    """The words for a split in a name, each fold with its number."""
+    found = [word for word in words_of(name) if word in SPLIT_WORDS]
+    found += [f"fold{int(number)}" for word, number in folds(name) if word == "fold"]
+    return found
+
+
+def folds(name: str) -> list[tuple[str, str]]:
+    """The words of a name that have a number behind them."""
+    found = []
+    for letters, number in re.findall(r"([A-Za-z]+)[^A-Za-z0-9]*([0-9]+)", name):
+        found.append((words_of(letters)[-1], number))
+    return found
+
+
+def has_split_word(name: str) -> bool:
+    return bool(split_words(name))
+
+
+@dataclass(frozen=True)
+class SplitName:
+    split: str
+    others: tuple[str, ...]
+
+
+def split_name(name: str) -> SplitName | None:
+    """The split that a directory's name stands for, and the other words of the name."""
+    found = split_words(name)
+    if len(found) != 1:
+        return None
+    left_out = SPLIT_WORDS | IMAGE_WORDS | LABEL_WORDS | SAYS_NOTHING
+    left_out |= {"fold"} if found[0].startswith("fold") else set()
+    return SplitName(found[0], tuple(word for word in words_of(name) if word not in left_out))
+
+
+Label = tuple[str | None, str | None]
+
+
+class Layout:
+    """Which split and class each file is of; no split is what lies beside the splits, or all where there are none."""
+
+    splits: set[str]
+    level = 0
+
+    def __init__(self, root: Directory, contents: Contents) -> None:
+        self._root = root
+        self._children = contents.children
+        self._by_path = {directory.path: directory for directory in root.walk()}
+
+    def _above(self, file: File) -> list[Directory]:
+        """The directories above a file, from the root on."""
+        return [self._by_path["/".join(file.directories[:depth])] for depth in range(len(file.directories) + 1)]
+
+    def is_split(self, directory: Directory) -> bool:
+        raise NotImplementedError
+
+    def is_for_images(self, directory: Directory, parent: Directory) -> bool:
+        """Whether a directory is named for images alone, and only such, and splits, hold images beside it."""
+        beside = self._children(parent)
+        return says_images_alone(directory.name) and all(
+            says_images_alone(other.name) or self.is_split(other) for other in beside
+        )
+
+    def class_beside(self, file: File) -> str | None:
+        """The class of what lies beside the splits: the directory at their level, or below, that says something."""
+        above = self._above(file)
+        for parent, directory in list(itertools.pairwise(above))[self.level - 1 :]:
+            if not self.is_for_images(directory, parent):
+                return directory.name
+        return None
+
+    def label(self, file: File) -> Label:
+        raise NotImplementedError
+
+    @property
+    def rest_counts(self) -> bool:
+        """Whether what lies beside the splits counts as one."""
+        meanings = {meaning(split) for split in self.splits}
+        is_trained_on = any(word in TRAINED_ON or word.startswith("fold") for word in meanings)
+        return len(self.splits) == 1 or not is_trained_on
+
+    def counts(self, split: str | None) -> bool:
+        return split is not None or not self.splits or self.rest_counts
+
+
+def meaning(split: str) -> str:
+    """The split that a name stands for, or the name itself."""
+    named = split_name(split)
+    return split if named is None else named.split
+
+
+class AutoLayout(Layout):
+    def __init__(self, root: Directory, contents: Contents) -> None:
+        super().__init__(root, contents)
+        self._split_of: dict[Directory, str | None] = {}
+        self.level, self._split_of = self._find_splits()
+        self.splits = {split for split in self._split_of.values() if split is not None}
+        self._bases = self._find_bases()
+
+    def is_split(self, directory: Directory) -> bool:
+        return self._split_of.get(directory) is not None
+
+    def _find_splits(self) -> tuple[int, dict[Directory, str | None]]:
+        level, directories = 1, [self._root]
+        while directories:
+            having = [directory for directory in directories if self._has_splits(directory)]
+            if having:
+                named = [(child, split_name(child.name)) for each in having for child in self._children(each)]
+                return level, {child: name.split for child, name in named if name is not None}
+            directories = [child for directory in directories for child in self._children(directory)]
+            level += 1
+        return 0, {self._root: None}
+
+    def _has_splits(self, directory: Directory) -> bool:
+        children = self._children(directory)
+        names = {child: name for child in children if (name := split_name(child.name)) is not None}
+
+        def split_of(child: Directory) -> str | None:
+            return names[child].split if child in names else None
+
+        if any(
+            one.split != other.split and one.others == other.others
+            for one in names.values()
+            for other in names.values()
+        ):
+            return True
+        return any(
+            not name.others
+            and (not child.has_images_itself or all(split_of(other) == name.split for other in children))
+            for child, name in names.items()
+        )
+
+    def _find_bases(self) -> dict[Directory, Directory]:
+        """The directories below which the next one is a class, and of which split each is.
+
+        These are the splits, and those below that say nothing.
+        """
+        bases = {directory: directory for directory in self._split_of}
+        while True:
+            more = {
+                child: of
+                for base, of in bases.items()
+                for child in base.children
+                if child not in bases and self._says_nothing(child, base, self._split_of[of])
+            } or self._wrappers(bases)
+            if not more:
+                return bases
+            bases |= more
+
+    def _says_nothing(self, directory: Directory, base: Directory, split: str | None) -> bool:
+        is_alone = self._children(base) == [directory] and not base.has_images_itself
+        is_split_again = split in split_words(directory.name) and is_alone
+        return is_split_again or self.is_for_images(directory, base)
+
+    def _wrappers(self, bases: Mapping[Directory, Directory]) -> dict[Directory, Directory]:
+        """The single directory that stands, the same one, in all splits before there are classes."""
+        inner: dict[Directory, Directory] = {}
+        names: dict[Directory, set[str]] = {of: set() for of in bases.values()}
+        for base, of in bases.items():
+            if base.has_images_itself:
+                return {}
+            for child in self._children(base):
+                if child not in bases:
+                    inner[child] = of
+                    names[of].add(child.name)
+        sets = list(names.values())
+        is_single = all(len(each) == 1 and each == sets[0] for each in sets)
+        return inner if is_single and not any(child.has_images_itself for child in inner) else {}
+
+    def label(self, file: File) -> Label:
+        above = self._above(file)
+        bases = [depth for depth, directory in enumerate(above) if directory in self._bases]
+        if bases:
+            last = self._last_of_chain(bases)
+            return self._split_of[self._bases[above[last]]], (above[last + 1].name if last + 1 < len(above) else None)
+        return None, self.class_beside(file)
+
+    @staticmethod
+    def _last_of_chain(bases: list[int]) -> int:
+        last = bases[0]
+        while last + 1 in bases:
+            last += 1
+        return last
+
+
+def says_images_alone(name: str) -> bool:
+    words = words_of(name)
+    return bool(words) and all(word in IMAGE_WORDS for word in words)
+
+
+class PatternLayout(Layout):
+    def __init__(self, pattern: str, root: Directory, contents: Contents, images: Sequence[File]) -> None:
+        super().__init__(root, contents)
+        pattern = {"class": "{class}", "split/class": "{split}/{class}"}.get(pattern, pattern).strip("/")
+        self._parts = [compiled(part) for part in pattern.split("/")]
+        self._has_both = "{split}" in pattern and "{class}" in pattern
+        self.level = next((number for number, part in enumerate(pattern.split("/"), 1) if "{split}" in part), 0)
+        found = [self.label(image) for image in images]
+        self.splits = {split for split, _ in found if split is not None}
+        self.matches_nothing = not (self.splits if "{split}" in pattern else any(name for _, name in found))
+
+    def is_split(self, directory: Directory) -> bool:
+        names = directory.path.split("/")
+        return len(names) == self.level and "split" in (self._bound(names) or {})
+
+    def label(self, file: File) -> Label:
+        bound = self._bound(file.directories)
+        if bound is None:
+            return None, self.class_beside(file) if self._has_both else None
+        return bound.get("split"), bound.get("class_")
+
+    def _bound(self, names: list[str]) -> dict[str, str] | None:
+        """What the pattern finds in a path of directories, or None where it does not match."""
+        bound: dict[str, str] = {}
+        for part, name in zip(self._parts, names, strict=False):
+            match = part.fullmatch(name)
+            if match is None:
+                return None
+            bound |= match.groupdict()
+        return bound
+
+
+def compiled(part: str) -> re.Pattern[str]:
+    """One directory's part of a pattern as a regular expression."""
+    pieces = re.split(r"\{(split|class)\}", part)
+    text = ""
+    for number, piece in enumerate(pieces):
+        if number % 2:
+            text += "(?P<split>.+?)" if piece == "split" else "(?P<class_>.+)"
+        else:
+            text += glob_pattern(piece)
+    return re.compile(text, re.DOTALL)
+
+
+def glob_pattern(glob: str) -> str:
+    """A part of a glob as a regular expression."""
+    text = ""
+    for sign in re.findall(r"\[!?\]?[^]]*\]|.", glob, re.DOTALL):
+        if len(sign) > 1:
+            text += "[^" + sign[2:] if sign.startswith("[!") else sign
+        else:
+            text += {"*": ".*", "?": "."}.get(sign, re.escape(sign))
+    return text
+
+
+# -- what is shown of the same images ----------------------------------------------------------------------------------
+
+
+def same(one: File, other: File, options: Options) -> bool:
+    is_one_file = one.real == other.real or one.numbers == other.numbers
+    return is_one_file or (options.dedup == "bytes" and one.content == other.content)
+
+
+def groups_of(images: list[File], options: Options) -> list[list[File]]:
+    """Every image compared with every other."""
+    groups: list[list[File]] = []
+    left = list(images)
+    while left:
+        group = [image for image in left if same(left[0], image, options)]
+        left = [image for image in left if image not in group]
+        groups.append(group)
+    return groups
+
+
+def rank(file: File, split: str | None, layout: Layout, options: Options) -> tuple[int, int, bool, bytes]:
+    globs = [number for number, glob in enumerate(options.prefer) if matches(glob, file.path)]
+    return (
+        min(globs, default=len(options.prefer)),
+        split_rank(split, options) if layout.splits else 0,
+        file.is_linked,
+        os.fsencode(file.path),
+    )
+
+
+def split_rank(split: str | None, options: Options) -> int:
+    if split is None:
+        return len(options.split_order) + 1
+    for number, name in enumerate(options.split_order):
+        if split == name or mean_the_same(meaning(split), meaning(name)):
+            return number
+    return len(options.split_order)
+
+
+def mean_the_same(one: str, other: str) -> bool:
+    return one == other or any({one, other} <= words for words in SAME_MEANING)
+
+
+def conflicting(files: Iterable[File], label: Mapping[File, Label], layout: Layout) -> set[str | None]:
+    """The splits in which an image has several classes."""
+    labels = {label[file] for file in files}
+    return {
+        split
+        for split, name in labels
+        for other_split, other in labels
+        if split == other_split and None not in (name, other) and name != other and layout.counts(split)
+    }
+
+
+def is_leak(files: Iterable[File], label: Mapping[File, Label], layout: Layout) -> bool:
+    return len({label[file][0] for file in files if layout.counts(label[file][0])}) > 1
+
+
+def hide_same(answer: Answer, group: list[File], label: Mapping[File, Label], layout: Layout, options: Options) -> None:
+    """Hide of one image's files what is not shown, in each scope."""
+
+    def scope(file: File) -> Sequence[str | None]:
+        return label[file][: {"class": 2, "split": 1, "all": 0}[options.dedup_scope]]
+
+    answer.conflicts += bool(conflicting(group, label, layout))
+    answer.leaks += is_leak(group, label, layout)
+    for of in {tuple(scope(file)) for file in group}:
+        files = [file for file in group if tuple(scope(file)) == of]
+        first = min(files, key=lambda file: rank(file, label[file][0], layout, options))
+        kept = [first]
+        conflicts = conflicting(files, label, layout) if options.dedup_scope != "class" else set()
+        if conflicts and options.conflicts == "drop":
+            kept = []
+        elif label[first][0] in conflicts and options.conflicts == "keep":
+            kept = [file for file in files if label[file][0] == label[first][0]]
+        for file in files:
+            if file in kept:
+                continue
+            if not kept:
+                answer.hidden[file.path] = ("conflict", None)
+            else:
+                kind = "leak" if is_leak([file, first], label, layout) else "duplicate"
+                answer.hidden[file.path] = (kind, first.path)
+
+
+def answer(root: str, options: Options) -> Answer:
+    """What the page says of the dataset at `root`, with these options."""
+    said = Answer()
+    top = read(root, options, said.hidden)
+    contents = Contents(top)
+    pairs = pairs_of(top, contents, options)
+    named = [image for image in pairs.images if image.has_image_name]
+    layout: Layout
+    if options.layout == "auto":
+        layout = AutoLayout(top, contents)
+    else:
+        layout = PatternLayout(options.layout, top, contents, named)
+        if layout.matches_nothing:
+            said.refused.add("layout")
+    label = {file: layout.label(file) for file in pairs.images}
+    said.splits, said.level = sorted(layout.splits), layout.level
+    said.counts_rest = bool(layout.splits) and layout.rest_counts and any(label[file][0] is None for file in named)
+    said.classes = len({name for split, name in map(label.__getitem__, named) if name and layout.counts(split)})
+    said.compared = len(pairs.images)
+    for group in groups_of(pairs.images, options):
+        hide_same(said, group, label, layout, options)
+    gone = {file for file in pairs.images if file.path in said.hidden}
+    if options.side_files != "keep":
+        if cannot_be_decided(pairs, gone):
+            said.refused.add("side-files")
+        for file, owners in pairs.owners.items():
+            if all(owner in gone for owner in owners):
+                said.hidden[file.path] = ("side-file", None)
+    said.shown = {file.path for file in files_below(top) if file.path not in said.hidden}
+    refuse(said, layout, [label[file] for file in named], options)
+    return said
+
+
+def refuse(said: Answer, layout: Layout, labels: list[Label], options: Options) -> None:
+    """Everything for which the mount is refused, besides what was found before."""
+    asks_splits = options.dedup_scope == "split" or options.split_order != DEFAULT_ORDER or "leak" in options.fail_on
+    if asks_splits and not layout.splits:
+        said.refused.add("splits")
+    if (options.conflicts != "first" or "conflict" in options.fail_on) and not has_classes(layout, labels, options):
+        said.refused.add("classes")
+    found = {kind for kind, _ in said.hidden.values()}
+    found |= {"conflict"} if said.conflicts else set()
+    found |= {"leak"} if said.leaks else set()
+    said.refused |= found & set(options.fail_on)
+    if options.conflicts == "fail" and said.conflicts:
+        said.refused.add("conflict")
+
+
+def has_classes(layout: Layout, labels: list[Label], options: Options) -> bool:
+    if options.layout != "auto":
+        return any(name is not None and layout.counts(split) for split, name in labels)
+    classes = {label for label in labels if label[1] is not None and layout.counts(label[0])}
+    return any(one[0] == other[0] and one != other for one in classes for other in classes)
