@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from random import Random
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from symfuse.errors import UsageError
 from symfuse.pattern import Match, Pattern, layout_of
@@ -56,6 +61,40 @@ def test_each_level_has_its_name_and_below_the_last_every_name_fits() -> None:
         Match(None, None),
     ]
     assert pattern.match(1, b"labels") is None
+
+
+#: Each part of a pattern, as a regular expression has it.
+PARTS = {
+    "*": ".*",
+    "?": ".",
+    "a": "a",
+    "b": "b",
+    "[ab]": "[ab]",
+    "{split}": "(?P<split>.+?)",
+    "{class}": "(?P<class>.+)",
+}
+
+
+@given(
+    st.lists(st.sampled_from(["*", "?", "a", "b", "[ab]"]), max_size=5),
+    st.lists(st.sampled_from(["{split}", "{class}"]), min_size=1, unique=True).flatmap(st.permutations),
+    st.randoms(use_true_random=False),
+    st.text("ab", min_size=1, max_size=8),
+)
+def test_names_are_taken_apart_as_by_a_regular_expression(
+    parts: list[str], placeholders: list[str], random: Random, name: str
+) -> None:
+    for placeholder in placeholders:
+        parts.insert(random.randint(0, len(parts)), placeholder)
+    found = re.fullmatch("".join(PARTS[part] for part in parts), name)
+    groups = None if found is None else found.groupdict()
+    expected = None if groups is None else (groups.get("split"), groups.get("class"))
+    assert match("".join(parts), name) == expected
+
+
+def test_no_name_takes_long() -> None:
+    """By a regular expression this one takes longer than anybody waits: 250 letters for 20 stars."""
+    assert match("*a" * 20 + "{split}b", "a" * 250) is None
 
 
 def test_the_words_for_layouts() -> None:
