@@ -122,37 +122,7 @@ class Labels:
 
 def _by_names(census: Census) -> _Reading:
     splits, level = _split_directories(census)
-    tops: dict[int, bytes | None] = {**splits} if splits else {ROOT_NODEID: None}
-    wrappers = _wrappers(census, tops, splits)
-    labels: dict[int, Label] = {}
-    class_levels: set[int] = set()
-    levels = {ROOT_NODEID: 0}
-    open_: set[int] = set()  # directories that have a split, or need none, and no class
-    for number in census.directories:
-        if number == ROOT_NODEID:
-            label = _NO_LABEL
-        else:
-            parent, name = census.parent(number), census.name(number)
-            label = labels[parent]
-            levels[number] = levels[parent] + 1
-            if parent in open_:
-                if number in wrappers or _is_wrapper(census, number, label.split, splits):
-                    open_.add(number)
-                else:
-                    label = Label(label.split, name)
-                    if census.holds_images(number):
-                        class_levels.add(levels[number])
-            elif number in splits:
-                label = Label(splits[number], None)
-            elif splits and levels[number] == level:
-                if _is_wrapper(census, number, None, splits):
-                    open_.add(number)
-                else:
-                    label = Label(None, name)
-        if number in tops:
-            open_.add(number)
-        labels[number] = label
-    return _Reading(labels, level, class_levels)
+    return _Classes(census, splits, level).read()
 
 
 def _split_directories(census: Census) -> tuple[dict[int, bytes], int]:
@@ -188,46 +158,100 @@ def _splits_among(census: Census, siblings: Sequence[int]) -> dict[int, bytes]:
     return {}
 
 
-def _wrappers(census: Census, tops: dict[int, bytes | None], splits: Collection[int]) -> set[int]:
-    """Directories between splits and classes that are alone, called the same in all splits, and hold no images."""
-    found: set[int] = set()
-    inner = {top: top for top in tops}
-    while True:
-        alone: dict[int, int] = {}
-        for top, split in tops.items():
-            match list(islice(_at_class_level(census, inner[top], split, splits), 2)):
-                case [number] if number != inner[top] and not census.holds_itself(number):
-                    alone[top] = number
-        if len(alone) < len(tops) or len({census.name(number) for number in alone.values()}) > 1:
-            return found
-        found.update(alone.values())
-        inner = alone
+class _Holders(NamedTuple):
+    """What is known of the directories that hold images in some directory."""
+
+    #: The one, where there is one alone, and no image beside it.
+    single: int | None
+    #: True where all of them are splits, or have words for images and no others.
+    are_for_images: bool
 
 
-def _at_class_level(census: Census, top: int, split: bytes | None, splits: Collection[int]) -> Iterator[int]:
-    """The directories below one that may be classes, and the one itself where there are images beside these."""
-    numbers = [top]
-    for number in numbers:  # which grows meanwhile
-        if census.holds_itself(number):
-            yield top
-        for child in census.children(number):
-            if census.holds_images(child):
-                if _is_wrapper(census, child, split, splits):
-                    numbers.append(child)
-                else:
-                    yield child
+class _Classes:
+    """The classes below splits and beside them, or below the root where there are no splits."""
 
+    def __init__(self, census: Census, splits: dict[int, bytes], split_level: int) -> None:
+        self._census = census
+        self._splits = splits
+        self._split_level = split_level
+        self._holders: dict[int, _Holders] = {}  # asked for once: a directory may have a hundred thousand others
+        tops: dict[int, bytes | None] = {**splits} if splits else {ROOT_NODEID: None}
+        self._between = self._singles(tops)
+        self._open = {*tops}  # directories that have a split, or need none, and no class
 
-def _is_wrapper(census: Census, number: int, split: bytes | None, splits: Collection[int]) -> bool:
-    """Whether a directory below a split, or beside the `splits`, is no class by its name."""
-    name, parent = census.name(number), census.parent(number)
-    is_image_word = is_for_images(name)
-    if not is_image_word and (split is None or split not in split_words(name)):
-        return False
-    holders = [each for each in census.children(parent) if census.holds_images(each)]
-    if is_image_word:  # beside others it is a class, of photos and sketches say
-        return all(is_for_images(census.name(each)) for each in holders if each not in splits)
-    return holders == [number] and not census.holds_itself(parent)
+    def read(self) -> _Reading:
+        """The labels of all directories."""
+        census = self._census
+        labels = {ROOT_NODEID: _NO_LABEL}
+        levels = {ROOT_NODEID: 0}
+        class_levels: set[int] = set()
+        for number in census.directories[1:]:
+            parent = census.parent(number)
+            level = levels[number] = levels[parent] + 1
+            labels[number] = self._label(number, labels[parent], level)
+            if parent in self._open and number not in self._open and census.holds_images(number):
+                class_levels.add(level)
+        return _Reading(labels, self._split_level, class_levels)
+
+    def _label(self, number: int, above: Label, level: int) -> Label:
+        """The label of a directory, by that of the one above it."""
+        if number in self._splits:
+            return Label(self._splits[number], None)
+        is_below_open = self._census.parent(number) in self._open
+        if not is_below_open and (not self._splits or level != self._split_level):
+            return above
+        if number in self._between or self._is_wrapper(number, above.split):
+            self._open.add(number)
+            return above
+        return Label(above.split, self._census.name(number))
+
+    def _singles(self, tops: dict[int, bytes | None]) -> set[int]:
+        """Directories between splits and classes that are alone, called the same in all splits, and hold no images."""
+        census = self._census
+        found: set[int] = set()
+        inner = {top: top for top in tops}
+        while True:
+            alone: dict[int, int] = {}
+            for top, split in tops.items():
+                match list(islice(self._at_class_level(inner[top], split), 2)):
+                    case [number] if number != inner[top] and not census.holds_itself(number):
+                        alone[top] = number
+            if len(alone) < len(tops) or len({census.name(number) for number in alone.values()}) > 1:
+                return found
+            found.update(alone.values())
+            inner = alone
+
+    def _at_class_level(self, top: int, split: bytes | None) -> Iterator[int]:
+        """The directories below one that may be classes, and the one itself where there are images beside these."""
+        census = self._census
+        numbers = [top]
+        for number in numbers:  # which grows meanwhile
+            if census.holds_itself(number):
+                yield top
+            for child in census.children(number):
+                if census.holds_images(child):
+                    if self._is_wrapper(child, split):
+                        numbers.append(child)
+                    else:
+                        yield child
+
+    def _is_wrapper(self, number: int, split: bytes | None) -> bool:
+        """Whether a directory below a split, or beside splits, is no class by its name."""
+        name, parent = self._census.name(number), self._census.parent(number)
+        if is_for_images(name):  # beside others it is a class, of photos and sketches say
+            return self._holders_in(parent).are_for_images
+        return split is not None and split in split_words(name) and self._holders_in(parent).single == number
+
+    def _holders_in(self, parent: int) -> _Holders:
+        found = self._holders.get(parent)
+        if found is None:
+            census = self._census
+            holders = [number for number in census.children(parent) if census.holds_images(number)]
+            found = self._holders[parent] = _Holders(
+                holders[0] if len(holders) == 1 and not census.holds_itself(parent) else None,
+                all(is_for_images(census.name(number)) for number in holders if number not in self._splits),
+            )
+        return found
 
 
 def _counts_beside(splits: Collection[bytes]) -> bool:

@@ -413,3 +413,22 @@ def test_what_was_seen_is_said_of_few_directories_and_of_none(tmp_path: Path) ->
     ):
         with pytest.raises(DatasetRefused, match=seen):
             selected(tree(tmp_path / name, entries), **leak)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["img_{}", "x_train_{}", "box_{}", "cat_{}"])
+def test_directories_are_looked_at_a_few_times_each_however_many_stand_beside_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    many = 300
+    root = tree(tmp_path / "dataset", {"train": {name.format(n): A for n in range(many)}, "val": {"x": A}})
+    looked_at = 0
+
+    def counted(census: Census, number: int) -> bytes:
+        nonlocal looked_at
+        looked_at += 1
+        return name_of(census, number)
+
+    name_of = Census.name
+    monkeypatch.setattr(Census, "name", counted)
+    labels(root)
+    assert many < looked_at < 20 * many
