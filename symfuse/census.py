@@ -5,7 +5,7 @@ By names alone, in one pass over the directories: a directory's files are looked
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from symfuse.names import is_image_name
@@ -140,30 +140,45 @@ class Census:
             return {}
         found: dict[int, Counterparts] = {}
         holders = [number for number in siblings if self.holds_images(number)]
-        by_rest: dict[frozenset[bytes], list[int]] = {}
-        for number in holders:
-            if names[number] and LABEL_WORDS.isdisjoint(names[number]):
-                by_rest.setdefault(names[number] - FILLERS, []).append(number)
+        by_rest = _by_rest({number: names[number] for number in holders if LABEL_WORDS.isdisjoint(names[number])})
         alone: list[int] = []  # whose names say nothing of whose labels they are
         for number in for_labels:
             rest = names[number] - FILLERS - LABEL_WORDS
             if rest in by_rest:
-                found[number] = Counterparts(tuple(by_rest[rest]), is_own=True)
+                found[number] = by_rest[rest]
             elif not rest:
                 alone.append(number)
-        beside = tuple(number for number in holders if number not in found and number not in alone)
+        are_labels = {*found, *alone}
+        beside = tuple(number for number in holders if number not in are_labels)
         if not beside and above is not None:
             return found | dict.fromkeys(alone, Counterparts((above,), is_own=False))
-        for number in alone:
-            if beside and self._is_of_all(number, beside):
-                found[number] = Counterparts(beside, is_own=False)
-        return found
+        of_all = self._of_all(alone, {self.name(number) for number in beside})
+        return found | dict.fromkeys(of_all, Counterparts(beside, is_own=False))
 
-    def _is_of_all(self, number: int, beside: Sequence[int]) -> bool:
-        """Whether a directory with words for labels alone is no class of that name (`mask` beside `no_mask`)."""
-        if not self.holds_images(number):
-            return True
-        names = {self.name(each) for each in beside}
-        if all(split_of(name) is not None for name in names):
-            return True
-        return not names.isdisjoint(map(self.name, self.children(number)))
+    def _of_all(self, alone: Sequence[int], beside: Collection[bytes]) -> Iterator[int]:
+        """Of directories with words for labels alone those that are no class of that name (`mask` beside `no_mask`).
+
+        `beside` are the names of what stands beside them, for one of which at least they are.
+        """
+        if not beside:
+            return
+        are_splits = all(split_of(name) is not None for name in beside)
+        for number in alone:
+            if (
+                are_splits
+                or not self.holds_images(number)
+                or any(self.name(each) in beside for each in self.children(number))
+            ):
+                yield number
+
+
+def _by_rest(holders: Mapping[int, frozenset[bytes]]) -> dict[frozenset[bytes], Counterparts]:
+    """Directories by the words of their names that do not say that they hold images; names without words are left out.
+
+    One tuple for all labels of each: thousands of masks may stand beside thousands of images.
+    """
+    found: dict[frozenset[bytes], list[int]] = {}
+    for number, name in holders.items():
+        if name:
+            found.setdefault(name - FILLERS, []).append(number)
+    return {rest: Counterparts(tuple(numbers), is_own=True) for rest, numbers in found.items()}

@@ -107,3 +107,11 @@ def test_array_stores_are_known_by_their_endings_or_by_what_they_hold(tmp_path: 
     in_store = [path for path, number in numbers.items() if found.is_in_store(number)]
     assert in_store == ([f"a/{name}", f"a/{name}/0"] if is_store else [])
     assert found.holds_images(numbers["a"]) is not is_store
+
+
+def test_many_labels_share_what_they_know_of_many_images(tmp_path: Path) -> None:
+    names = [f"{kind}_{n}" for kind in ("img", "mask", "box") for n in range(9)]
+    found, numbers = census(tree(tmp_path / "dataset", dict.fromkeys(names, IMAGE)))
+    images = tuple(numbers[name] for name in names[:9])
+    assert {each.directories for each in found.labels.values()} == {images}
+    assert len({id(each) for each in found.labels.values()}) == 1
