@@ -176,6 +176,8 @@ LINK = "no image: a text that looks like a link unpacked as a file"
         (b"https://example.org/a.png", "no image: a text"),
         (b"<!DOCTYPE html>\n<html>404</html>", "no image: a web page"),
         (b"\n<!-- no --><HTML>404</HTML>", "no image: a web page"),
+        (b"<!-- - --> <!---->" * 99 + b"<html>", "no image: a web page"),
+        (b"<!---->" * 99 + b"<p>", "no image: a text"),
         (b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>', "Pillow does not read SVG"),
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100), "Pillow does not read HEIC"),
         (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(100), "Pillow does not read JPEG XL"),
