@@ -79,7 +79,10 @@ def _select(view: View, policy: Policy, report: Report, stop: threading.Event) -
         if now_and_then():
             report({"event": "progress", "frozen": view.progress().as_dict() | {"work": work._asdict()}})
 
-    select(view, policy, on_work=on_work, stop=stop)
+    try:
+        select(view, policy, on_work=on_work, stop=stop)
+    except DatasetRefused as refused:  # it names directories and files; a traceback shows it as it is
+        raise DatasetRefused(visible(refused.cause), refused.cure) from None
 
 
 def politely(counters: Counters, stop: threading.Event) -> Callable[[], bool]:

@@ -17,13 +17,14 @@ from symfuse.counters import Counters
 from symfuse.dataset import real_root
 from symfuse.errors import DatasetRefused, FuseUnavailable, MountpointError, NotMounted, SourceError, UsageError
 from symfuse.mounts import holders, launch, preflight, table, unmount
-from symfuse.mounts.prepare import YIELD_S, politely, refuse
+from symfuse.mounts.prepare import YIELD_S, politely, prepare, refuse
 from symfuse.mounts.request import MountRequest, absolute, kinds, request
 from symfuse.mounts.session import place
 from symfuse.mounts.table import MountEntry
 from symfuse.mounts.visible import visible
 from symfuse.policy import PROBLEMS, Backend, DirLinks, DotEntries, Finding, Judge, Kind, NameRule, Outside, Policy
 from symfuse.progress import Progress
+from tests.support.trees import tree
 
 # -- table ------------------------------------------------------------------------------------------------------------
 
@@ -300,6 +301,17 @@ def test_the_background_freeze_steps_aside_while_there_are_requests() -> None:
     assert rests == [0, *[YIELD_S, 0] * 3, *listing, *listing]
     stop.set()
     assert not keep_on()
+
+
+def test_a_refusal_shows_names_as_people_may_read_them(tmp_path: Path) -> None:
+    leak = tree(tmp_path / "leak", {"a\x1b[31m\n": {"1.png": b"1"}, "b": {"1.png": b"1"}})
+    pair = tree(tmp_path / "pair", {"images": {"1.png": b"1", "2\x1b.png": b"1"}, "masks": {"x": {"3.png": b"1"}}})
+    for root, fail_on in ((leak, "leak"), (pair, ())):
+        wanted = request(root, "/m", dedup="bytes", fail_on=fail_on)
+        with pytest.raises(DatasetRefused) as refused:
+            prepare(wanted, lambda _event: None, threading.Event())
+        assert "\\x1b" in str(refused.value)
+        assert "\x1b" not in str(refused.value)
 
 
 def test_a_refusal_counts_each_kind_and_names_the_first_five() -> None:
