@@ -15,7 +15,6 @@ from symfuse.words import FILLERS, LABEL_WORDS, split_of, words
 STORE_ENDINGS = (b".zarr", b".n5")
 STORE_FILES = (b".zarray", b".zgroup", b"zarr.json")
 
-
 # What is known of a directory, as bits.
 _HOLDS_ITSELF = 1  # images in the directory itself
 _HOLDS_BELOW = 2  # images in directories below, but for label directories and array stores

@@ -46,7 +46,7 @@ def select(view: View, policy: Policy, *, on_work: OnWork, stop: threading.Event
 
 
 class Selection:
-    """One run over the files of a view. `keys` and `open` are what `identity` needs of them."""
+    """One run over the files of a view, which `identity` knows as `identity.work.Files`."""
 
     def __init__(
         self, view: View, policy: Policy, cache: VerdictCache, *, on_work: OnWork, stop: threading.Event

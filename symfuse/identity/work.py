@@ -38,7 +38,7 @@ Job = tuple[int, int, Key, Identity]
 
 
 class Files(Protocol):
-    """The files behind nodeids. Both methods are called by several threads."""
+    """The files behind nodeids. Its methods are called by several threads."""
 
     def keys(self, nodeids: Sequence[int]) -> list[Key]:
         """What the files were when the view was frozen, as the cache knows them."""

@@ -16,9 +16,8 @@ LIST_TIMEOUT_S = 60.0
 class HiddenEntry(NamedTuple):
     """An entry of the dataset that the mount does not show. `shown_instead` is a path on the mount, or None.
 
-    Of a label, a mask or the like `belongs_to` is its image, which is hidden, too.
-
-    `reason` says more than the kind, where more is known: why an image is broken.
+    `reason` says more than the kind, where more is known: why an image is broken. Of a label, a mask or the like
+    `belongs_to` is its image, which is hidden, too.
     """
 
     kind: str
