@@ -433,7 +433,8 @@ def cannot_be_decided(pairs: Pairs, hidden: set[File]) -> bool:
         if not label.own or any(file in pairs.owners for file in files):
             continue
         counterparts = {file for counterpart in label.counterparts for file in counterpart.below()}
-        images = [file for file in pairs.images if file.has_image_name and file in counterparts]
+        inside = {file for other in pairs.labels for file in files_below(other.directory)}
+        images = [file for file in counterparts - inside if file.has_image_name]
         countable = [
             file
             for file in files
@@ -491,33 +492,6 @@ class Layout:
     splits: set[str]
     level = 0
 
-    def __init__(self, root: Directory, contents: Contents) -> None:
-        self._root = root
-        self._children = contents.children
-        self._by_path = {directory.path: directory for directory in root.walk()}
-
-    def _above(self, file: File) -> list[Directory]:
-        """The directories above a file, from the root on."""
-        return [self._by_path["/".join(file.directories[:depth])] for depth in range(len(file.directories) + 1)]
-
-    def is_split(self, directory: Directory) -> bool:
-        raise NotImplementedError
-
-    def is_for_images(self, directory: Directory, parent: Directory) -> bool:
-        """Whether a directory is named for images alone, and only such, and splits, hold images beside it."""
-        beside = self._children(parent)
-        return says_images_alone(directory.name) and all(
-            says_images_alone(other.name) or self.is_split(other) for other in beside
-        )
-
-    def class_beside(self, file: File) -> str | None:
-        """The class of what lies beside the splits: the directory at their level, or below, that says something."""
-        above = self._above(file)
-        for parent, directory in list(itertools.pairwise(above))[self.level - 1 :]:
-            if not self.is_for_images(directory, parent):
-                return directory.name
-        return None
-
     def label(self, file: File) -> Label:
         raise NotImplementedError
 
@@ -540,7 +514,9 @@ def meaning(split: str) -> str:
 
 class AutoLayout(Layout):
     def __init__(self, root: Directory, contents: Contents) -> None:
-        super().__init__(root, contents)
+        self._root = root
+        self._children = contents.children
+        self._by_path = {directory.path: directory for directory in root.walk()}
         self._split_of: dict[Directory, str | None] = {}
         self.level, self._split_of = self._find_splits()
         self.splits = {split for split in self._split_of.values() if split is not None}
@@ -548,6 +524,25 @@ class AutoLayout(Layout):
 
     def is_split(self, directory: Directory) -> bool:
         return self._split_of.get(directory) is not None
+
+    def _above(self, file: File) -> list[Directory]:
+        """The directories above a file, from the root on."""
+        return [self._by_path["/".join(file.directories[:depth])] for depth in range(len(file.directories) + 1)]
+
+    def is_for_images(self, directory: Directory, parent: Directory) -> bool:
+        """Whether a directory is named for images alone, and only such, and splits, hold images beside it."""
+        beside = self._children(parent)
+        return says_images_alone(directory.name) and all(
+            says_images_alone(other.name) or self.is_split(other) for other in beside
+        )
+
+    def class_beside(self, file: File) -> str | None:
+        """The class of what lies beside the splits: the directory at their level, or below, that says something."""
+        above = self._above(file)
+        for parent, directory in list(itertools.pairwise(above))[self.level - 1 :]:
+            if not self.is_for_images(directory, parent):
+                return directory.name
+        return None
 
     def _find_splits(self) -> tuple[int, dict[Directory, str | None]]:
         level, directories = 1, [self._root]
@@ -638,8 +633,7 @@ def says_images_alone(name: str) -> bool:
 
 
 class PatternLayout(Layout):
-    def __init__(self, pattern: str, root: Directory, contents: Contents, images: Sequence[File]) -> None:
-        super().__init__(root, contents)
+    def __init__(self, pattern: str, images: Sequence[File]) -> None:
         pattern = {"class": "{class}", "split/class": "{split}/{class}"}.get(pattern, pattern).strip("/")
         self._parts = [compiled(part) for part in pattern.split("/")]
         self._has_both = "{split}" in pattern and "{class}" in pattern
@@ -648,14 +642,11 @@ class PatternLayout(Layout):
         self.splits = {split for split, _ in found if split is not None}
         self.matches_nothing = not (self.splits if "{split}" in pattern else any(name for _, name in found))
 
-    def is_split(self, directory: Directory) -> bool:
-        names = directory.path.split("/")
-        return len(names) == self.level and "split" in (self._bound(names) or {})
-
     def label(self, file: File) -> Label:
         bound = self._bound(file.directories)
         if bound is None:
-            return None, self.class_beside(file) if self._has_both else None
+            at_their_level = file.directories[self.level - 1 : self.level] if self._has_both else []
+            return None, next(iter(at_their_level), None)
         return bound.get("split"), bound.get("class_")
 
     def _bound(self, names: list[str]) -> dict[str, str] | None:
@@ -787,7 +778,7 @@ def answer(root: str, options: Options) -> Answer:
     if options.layout == "auto":
         layout = AutoLayout(top, contents)
     else:
-        layout = PatternLayout(options.layout, top, contents, named)
+        layout = PatternLayout(options.layout, named)
         if layout.matches_nothing:
             said.refused.add("layout")
     label = {file: layout.label(file) for file in pairs.images}
