@@ -24,7 +24,7 @@ from symfuse.identity.work import PROGRESS_INTERVAL_S, Files, Job, OnProgress, W
 from symfuse.policy import Judge
 
 #: Counted up whenever a worker finds something else in the same file.
-REVISION = 3
+REVISION = 4
 #: Each costs two descriptors and one for each file that it was given ahead, and few may have more than 1024.
 MAX_WORKERS = 128
 

@@ -21,8 +21,9 @@ _BEGINNINGS = (
 _WEBP, _WEBP_CHUNKS = b"WEBP", (b"VP8 ", b"VP8L", b"VP8X")
 #: Major brands of images in an ISO base media file. Sources: ISO/IEC 14496-12, 4.3 (`ftyp`); ISO/IEC 23008-12, annex B
 #: (HEIF, HEVC, and sequences of each); AV1 Image File Format, section 6.
-_BRANDS = (
-    *(b"avif", b"avis", b"mif1", b"msf1", b"mif2"),
+AVIF_BRANDS = (b"avif", b"avis")
+HEIF_BRANDS = (
+    *(b"mif1", b"msf1", b"mif2"),
     *(b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"),
 )
 #: The sizes of a BMP's second header. Source: wingdi.h (BITMAPCOREHEADER to BITMAPV5HEADER), and OS/2's of 16 and 64.
@@ -42,7 +43,7 @@ def _is_webp(head: bytes) -> bool:
 
 
 def _is_iso_media(head: bytes) -> bool:
-    return head[4:8] == b"ftyp" and head[8:12] in _BRANDS
+    return head[4:8] == b"ftyp" and head[8:12] in AVIF_BRANDS + HEIF_BRANDS
 
 
 def _is_bmp(head: bytes) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from symfuse.identity.reason import Reason
+from symfuse.identity.signature import AVIF_BRANDS, HEIF_BRANDS
 from symfuse.names import is_image_name
 
 #: How much of a file is looked at.
@@ -13,12 +14,7 @@ HEAD_BYTES = 4096
 _LFS_BYTES = 1024
 _LFS = b"version https://git-lfs.github.com/spec/"
 
-
-#: Brands of ISO base media files. Source: ISO/IEC 23008-12, and the AVIF specification.
-_BRANDS = {
-    **dict.fromkeys((b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"), "HEIC"),
-    **dict.fromkeys((b"avif", b"avis"), "AVIF"),
-}
+_BRANDS = {**dict.fromkeys(HEIF_BRANDS, "HEIC"), **dict.fromkeys(AVIF_BRANDS, "AVIF")}
 _SIGNATURES = (
     (b"\xff\xd8\xff", "JPEG"),
     (b"\x89PNG\r\n\x1a\n", "PNG"),

@@ -189,7 +189,8 @@ def test_it_is_said_why_an_image_is_broken(content: bytes, beginning: str) -> No
 
 
 def test_a_certain_signature_makes_an_image_of_what_pillow_does_not_read() -> None:
-    assert examined(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))[0] is Verdict.BROKEN
+    for brand in (b"heic", b"mif2", b"hevm", b"hevs"):
+        assert examined(b"\0\0\0\x18ftyp" + brand + b"\0\0\0\0mif1heic" + bytes(100))[0] is Verdict.BROKEN
     assert examined(b"8BPS, and then some text")[0] is Verdict.NOT_AN_IMAGE
 
 

@@ -82,6 +82,8 @@ def _has_strange_pixels(frame: _Frame, colours: int, width: int, height: int) ->
 
 
 class _Reader:
+    """The file from its header on, as `DGifSlurp` reads it, with the frames that it has by then."""
+
     def __init__(self, content: bytes) -> None:
         self._content = memoryview(content)
         self._at = 0

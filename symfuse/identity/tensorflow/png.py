@@ -37,6 +37,8 @@ def check(content: bytes) -> None:
 
 
 class _Reader:
+    """The file chunk by chunk. `_at` is where it is in the content, `_size` and `_sum` are those of the chunk."""
+
     def __init__(self, content: bytes) -> None:
         self._content = memoryview(content)
         self._at = 8
