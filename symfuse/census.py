@@ -5,12 +5,12 @@ By names alone, in one pass over the directories: a directory's files are looked
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from symfuse.names import is_image_name
 from symfuse.view import PLACE_BITS, ROOT_NODEID, View
-from symfuse.words import FILLERS, LABEL_WORDS, split_of, words
+from symfuse.words import FILLERS, LABEL_WORDS, numbers, split_of, words
 
 STORE_ENDINGS = (b".zarr", b".n5")
 STORE_FILES = (b".zarray", b".zgroup", b"zarr.json")
@@ -20,6 +20,10 @@ _HOLDS_ITSELF = 1  # images in the directory itself
 _HOLDS_BELOW = 2  # images in directories below, but for label directories and array stores
 _IN_LABELS = 4
 _IN_STORE = 8
+
+
+#: The words of a name that say neither images nor labels, and its numbers, or none where these do not count.
+_Rest = tuple[frozenset[bytes], tuple[int, ...]]
 
 
 class Counterparts(NamedTuple):
@@ -139,12 +143,14 @@ class Census:
             return {}
         found: dict[int, Counterparts] = {}
         holders = [number for number in siblings if self.holds_images(number)]
-        by_rest = _by_rest({number: names[number] for number in holders if LABEL_WORDS.isdisjoint(names[number])})
+        for_images = {number: names[number] for number in holders if LABEL_WORDS.isdisjoint(names[number])}
+        by_rest = _by_rest(for_images, self.name)
         alone: list[int] = []  # whose names say nothing of whose labels they are
         for number in for_labels:
             rest = names[number] - FILLERS - LABEL_WORDS
-            if rest in by_rest:
-                found[number] = by_rest[rest]
+            own = by_rest.get((rest, numbers(self.name(number)))) or by_rest.get((rest, ()))
+            if own is not None:
+                found[number] = own
             elif not rest:
                 alone.append(number)
         are_labels = {*found, *alone}
@@ -171,13 +177,14 @@ class Census:
                 yield number
 
 
-def _by_rest(holders: Mapping[int, frozenset[bytes]]) -> dict[frozenset[bytes], Counterparts]:
-    """Directories by the words of their names that do not say that they hold images; names without words are left out.
+def _by_rest(names: Mapping[int, frozenset[bytes]], of: Callable[[int], bytes]) -> dict[_Rest, Counterparts]:
+    """Directories by what their names say beside that they hold images, with their numbers and without.
 
-    One tuple for all labels of each: thousands of masks may stand beside thousands of images.
+    Names without words are left out. One tuple for all labels of each: thousands may stand beside thousands of images.
     """
-    found: dict[frozenset[bytes], list[int]] = {}
-    for number, name in holders.items():
+    found: dict[_Rest, list[int]] = {}
+    for number, name in names.items():
         if name:
-            found.setdefault(name - FILLERS, []).append(number)
-    return {rest: Counterparts(tuple(numbers), is_own=True) for rest, numbers in found.items()}
+            for key in {(name - FILLERS, ()), (name - FILLERS, numbers(of(number)))}:
+                found.setdefault(key, []).append(number)
+    return {key: Counterparts(tuple(each), is_own=True) for key, each in found.items()}

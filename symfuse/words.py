@@ -41,6 +41,11 @@ def words(name: bytes) -> list[bytes]:
     return [word for word in _words_and_numbers(name) if not word.isdigit()]
 
 
+def numbers(name: bytes) -> tuple[int, ...]:
+    """The numbers in a name, in their order: `case_07_img_2` has 7 and 2."""
+    return tuple(int(word) for word in _words_and_numbers(name) if word.isdigit())
+
+
 def _words_and_numbers(name: bytes) -> list[bytes]:
     found: list[bytes] = []
     for run in _RUN.findall(name):

@@ -286,8 +286,9 @@ class Contents:
         holding = [child for child in directory.children if self._holds[child]]
         for child in candidates:
             own = [other for other in holding if is_named_counterpart(child, other)]
+            numbered = [other for other in own if has_numbers_of(child, other)]
             if own:
-                self.labels[child] = LabelDirectory(child, own, own=True)
+                self.labels[child] = LabelDirectory(child, numbered or own, own=True)
         without = [child for child in candidates if child not in self.labels and not other_words(child)]
         beside = [child for child in directory.children if child not in self.labels and child not in without]
         counterparts = [child for child in beside if self._holds[child]]
@@ -313,6 +314,11 @@ def has_label_word(directory: Directory) -> bool:
 
 def is_named_counterpart(label: Directory, other: Directory) -> bool:
     return bool(other.words) and not has_label_word(other) and other_words(other) == other_words(label)
+
+
+def has_numbers_of(label: Directory, other: Directory) -> bool:
+    wanted, found = ([int(run) for run in re.findall("[0-9]+", each.name)] for each in (label, other))
+    return bool(wanted) and wanted == found
 
 
 def other_words(directory: Directory) -> list[str]:

@@ -109,8 +109,21 @@ def test_array_stores_are_known_by_their_endings_or_by_what_they_hold(tmp_path: 
     assert found.holds_images(numbers["a"]) is not is_store
 
 
+def test_labels_with_numbers_are_of_the_images_with_the_same(tmp_path: Path) -> None:
+    names = ("img_1", "img_2", "img_x3", "mask_01", "mask_2", "mask_4", "masks", "train2014", "train2017")
+    root = tree(tmp_path / "dataset", dict.fromkeys((*names, "train2017_masks"), IMAGE))
+    counterparts = {path: directories for path, (directories, _is_own) in labels(root).items()}
+    assert counterparts == {
+        "mask_01": ["img_1"],
+        "mask_2": ["img_2"],
+        "mask_4": ["img_1", "img_2"],
+        "masks": ["img_1", "img_2"],
+        "train2017_masks": ["train2017"],
+    }
+
+
 def test_many_labels_share_what_they_know_of_many_images(tmp_path: Path) -> None:
-    names = [f"{kind}_{n}" for kind in ("img", "mask", "box") for n in range(9)]
+    names = [f"img_{n}" for n in range(9)] + [f"mask_{n}" for n in range(10, 19)]
     found, numbers = census(tree(tmp_path / "dataset", dict.fromkeys(names, IMAGE)))
     images = tuple(numbers[name] for name in names[:9])
     assert {each.directories for each in found.labels.values()} == {images}
