@@ -85,6 +85,7 @@ class Pairs:
         self._by_place: dict[int, bool] = {}  # label directory -> whether files there go by their places
         self._decided: set[int] = set()  # label directories whose files are known to belong to images by their names
         self._opposite: dict[int, list[int]] = {}  # directory of labels -> those with their images
+        self._company: dict[int, bool] = {}  # directory -> whether anything may belong to its images
         self._faces: dict[int, list[Facing]] = {}  # directory of images -> the places of their labels
         self._images: dict[int, _Index] = {}  # label directory -> the images of its counterparts, by stem
         self._labels: dict[int, _Index] = {}  # label directory -> its files, by stem
@@ -329,9 +330,19 @@ class Pairs:
         for image in self._view.hidden_files(HIDDEN_FOR_CONTENT):
             if stop():
                 return
-            if is_image_name(self._name(image)):  # to what is an image by its content alone nothing belongs
+            # to what is an image by its content alone nothing belongs
+            if self._has_company(image >> PLACE_BITS) and is_image_name(self._name(image)):
                 self._refuse_undecidable(image)
                 self._follow(image)
+
+    def _has_company(self, number: int) -> bool:
+        """False where nothing can belong to the images of a directory, as in most; at once, for a million images."""
+        found = self._company.get(number)
+        if found is None:
+            table = self._table(number)
+            mentions = table is not None and table.mentions([*_MENTIONS, *SIDE_ENDINGS])
+            found = self._company[number] = mentions or bool(self._faced(number)) or bool(self._label_directory(number))
+        return found
 
     def _follow(self, image: int) -> None:
         images = [image]
