@@ -5,7 +5,7 @@ of splits, then real files before those behind links or linked directories, then
 same dataset always gives the same view. Nothing is ever deleted: what is hidden is noted in the view.
 
 One image under several classes of one split is a conflict, one image in several splits a leak. Both are counted,
-whatever the scope. What lies beside the splits is one where `Labels.counts` says so.
+whatever the scope. What lies beside the splits counts, too.
 """
 
 from __future__ import annotations
@@ -82,19 +82,18 @@ class Deduplicator:
             split = conflict[0].label.split
             others = [copy for copy in copies if copy.label.category is not None and copy.label.split == split]
             self._view.report(Finding.CONFLICT, _nodeids(conflict, others), named=len(conflict))
-        counted = [copy for copy in copies if self._labels.counts(copy.label.split)]
         splits: dict[bytes | None, Copy] = {}
-        for copy in counted:
+        for copy in copies:
             splits.setdefault(copy.label.split, copy)
         if len(splits) > 1:
-            self._view.report(Finding.LEAK, _nodeids(splits.values(), counted), named=len(splits))
+            self._view.report(Finding.LEAK, _nodeids(splits.values(), copies), named=len(splits))
 
     def _conflict(self, copies: Iterable[Copy]) -> list[Copy]:
         """A copy from each class of a split that has several of them, if there is such a split."""
         splits: defaultdict[bytes | None, dict[bytes, Copy]] = defaultdict(dict)
         for copy in copies:
             split, category = copy.label
-            if category is not None and self._labels.counts(split):
+            if category is not None:
                 splits[split].setdefault(category, copy)
         return next((list(classes.values()) for classes in splits.values() if len(classes) > 1), [])
 
@@ -122,12 +121,8 @@ class Deduplicator:
         if conflicts is Conflicts.KEEP and self._conflict(copy for copy in same if copy.label.split == split):
             others = [copy for copy in others if copy.label.split != split]
         for copy in others:
-            kind = Kind.LEAK if self._is_leak(split, copy.label.split) else Kind.DUPLICATE
+            kind = Kind.LEAK if copy.label.split != split else Kind.DUPLICATE
             self._view.hide(copy.nodeid, kind, stand_in=first.nodeid)
-
-    def _is_leak(self, shown: bytes | None, hidden: bytes | None) -> bool:
-        """Whether an image of one split is shown in another."""
-        return shown != hidden and self._labels.counts(shown) and self._labels.counts(hidden)
 
 
 def _nodeids(first: Iterable[Copy], others: Iterable[Copy]) -> list[int]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import NamedTuple, TypeGuard
 
 from symfuse.census import Census
 from symfuse.errors import DatasetRefused
@@ -20,7 +21,8 @@ from symfuse.view import ROOT_NODEID
 from symfuse.words import FOLD, SPLIT_MEANINGS, SPLIT_WORDS, is_for_images, rest_of_split, split_of, split_words
 
 _MEANING = {name: names[0] for names in SPLIT_MEANINGS for name in names}
-#: Where one of several splits is called so, what lies beside them is likely to be neither trained on nor held back.
+#: Where one of several splits is called so, what lies beside them is likely to be neither trained on nor held back, and
+#: each directory there is a split of its own.
 _COMPLETE = frozenset({b"train", b"training", b"trainval", b"query", b"gallery"})
 #: What a name must have to be a split's; most have none of it.
 _HINT = re.compile(b"|".join([*SPLIT_WORDS, FOLD]), re.IGNORECASE)
@@ -32,7 +34,8 @@ _MAX_NAMED = 5
 class Label(NamedTuple):
     """The split and the class of files; None where they have none.
 
-    What lies beside the splits has no split, and the directory at their level for a class.
+    A directory beside the splits that is one of its own has its path for its name, behind a slash: no other split can
+    be called so.
     """
 
     split: bytes | None
@@ -43,10 +46,10 @@ _NO_LABEL = Label(None, None)
 
 
 class _Reading(NamedTuple):
-    """The labels of all directories, by nodeid; the levels, from 1, of splits (0: there are none) and of classes."""
+    """The labels of all directories, by nodeid; the levels, from 1, of splits and of classes, if there are any."""
 
     labels: dict[int, Label]
-    split_level: int
+    split_levels: Collection[int]
     class_levels: Collection[int]
 
 
@@ -61,77 +64,114 @@ class Labels:
         self._pattern = None if layout.pattern is None else Pattern(layout.pattern)
         self._reading = _by_names(census) if self._pattern is None else _by_pattern(census, self._pattern)
         self._found = {self.of(number) for number in census.directories if census.holds_itself(number)}
-        self._splits = sorted({label.split for label in self._found if label.split is not None})
-        #: False where all of the dataset is one split, which has no name.
-        self.has_splits = bool(self._splits)
-        self._counts_beside = self.has_splits and _counts_beside(self._splits)
-        classes = {label for label in self._found if label.category is not None and self.counts(label.split)}
+        #: The splits that have names, in their order.
+        self.splits = sorted({label.split for label in self._found if _is_named(label.split)})
+        #: How many splits there are, with those that lie beside.
+        self.number_of_splits = len({label.split for label in self._found}) if self.splits else 0
+        classes = {label for label in self._found if label.category is not None}
         self._categories = {label.category for label in classes}
         #: How many classes the split has that has most of them.
         self.most_classes = max(Counter(label.split for label in classes).values(), default=0)
-        if self._pattern is not None and not (self.has_splits if self._pattern.has_split else classes):
+        if self._pattern is not None and not (self.splits if self._pattern.has_split else classes):
             text = os.fsdecode(layout.pattern or b"")
-            raise DatasetRefused(f"--layout {text} fits no directory that holds images: {_seen(census)}", _CURE)
+            cause = f"--layout {text} fits no directory that holds images: {_seen(census)}"
+            raise DatasetRefused(cause, _cure("splits and classes", _example(census, self._pattern.has_class)))
 
     def of(self, directory: int) -> Label:
         """The label of the files in a directory, by the directory's nodeid."""
         return self._reading.labels[directory]
 
-    def counts(self, split: bytes | None) -> bool:
-        """Whether conflicts in a split count, and leaks into it: of what has no split it depends."""
-        return split is not None or self._counts_beside or not self.has_splits
-
     def describe(self) -> str:
         """Which layout was taken: one line for the user."""
         classes = _counted(len(self._categories))
-        if not self.has_splits:
+        if not self.splits:
             if not self._categories:
                 return "no splits and no classes were recognised"
-            return f"no splits; {classes}{self._at(self._reading.class_levels)}"
-        beside = _listed(self._beside())
-        also = ", and what lies beside" if beside and self._counts_beside else ""
-        unchecked = f"; not checked for conflicts and leaks: {beside}" if beside and not self._counts_beside else ""
-        return f"splits: {_listed(self._splits)}{self._at([self._reading.split_level])}{also}; {classes}{unchecked}"
+            return f"no splits; {classes}{_at(self._reading.class_levels)}"
+        return f"splits: {_listed(self.splits)}{_at(self._reading.split_levels)}{self._and_beside()}; {classes}"
 
-    def _at(self, levels: Collection[int]) -> str:
-        """Where splits or classes were found, if all of them are at one level."""
-        level = next(iter(levels), 0)
-        return f" at {_LEVELS.get(level, f'level {level}')}" if len(levels) == 1 else ""
-
-    def _beside(self) -> list[bytes]:
-        """The paths of the topmost directories that hold images and no split."""
-        census, labels = self._census, self._reading.labels
-        with_splits: set[int] = set()
-        for number in reversed(census.directories):
-            is_split = census.holds_itself(number) and labels[number].split is not None
-            if is_split or not with_splits.isdisjoint(census.children(number)):
-                with_splits.add(number)
-        found = []
+    def _and_beside(self) -> str:
+        """What is said of what lies beside the splits."""
+        if self.number_of_splits == len(self.splits):
+            return ""
+        if _is_one_beside(self.splits):
+            return ", and what lies beside"
+        census = self._census
+        beside = {label.split[1:] for label in self._found if _lies_beside(label.split)}
         for number in census.directories:
-            if number not in with_splits:
-                is_topmost = census.parent(number) in with_splits
-                if is_topmost and census.holds_images(number):
-                    found.append(census.path(number))
-            elif census.holds_itself(number) and labels[number].split is None:
-                found.append(census.path(number) or b".")
-        return sorted(found)
+            if census.holds_itself(number) and self.of(number).split is None:
+                beside.add(census.path(number) or b".")
+        return f", and beside them: {_listed(sorted(beside))}"
+
+
+def _is_named(split: bytes | None) -> TypeGuard[bytes]:
+    """Whether a split has a name of its own, not that of a path."""
+    return split is not None and not _lies_beside(split)
+
+
+def _lies_beside(split: bytes | None) -> TypeGuard[bytes]:
+    """Whether a split is a directory beside the others."""
+    return split is not None and split.startswith(b"/")
+
+
+def _is_one_beside(splits: Collection[bytes]) -> bool:
+    """Whether what lies beside splits is one split without a name, for it is likely to be trained on, or held back."""
+    meant = [split_of(split) or split for split in splits]
+    return len(splits) == 1 or not any(split in _COMPLETE or split.startswith(FOLD) for split in meant)
+
+
+def _topmost_beside(census: Census, in_splits: Collection[int]) -> dict[int, bytes]:
+    """The topmost directories that hold images, none in a split, and as which splits they count."""
+    with_splits: set[int] = set()
+    for number in reversed(census.directories):
+        is_in_split = census.holds_itself(number) and number in in_splits
+        if is_in_split or not with_splits.isdisjoint(census.children(number)):
+            with_splits.add(number)
+    return {
+        number: b"/" + census.path(number)
+        for number in census.directories[1:]
+        if number not in with_splits
+        and number not in in_splits
+        and (census.parent(number) in with_splits or census.parent(number) in in_splits)
+        and census.holds_images(number)
+    }
+
+
+def _at(levels: Collection[int]) -> str:
+    """Where splits or classes were found."""
+    if len(levels) > 1:
+        return f" at levels {', '.join(map(str, sorted(levels)))}"
+    level = next(iter(levels))
+    return f" at {_LEVELS.get(level, f'level {level}')}"
 
 
 # -- by names --------------------------------------------------------------------------------------------------------
 
 
 def _by_names(census: Census) -> _Reading:
-    splits, level = _split_directories(census)
-    return _Classes(census, splits, level).read()
+    splits, level = _first_level(census, _are_several)
+    if not splits:
+        splits, level = _first_level(census, _is_one_alone)
+    if not splits:
+        return _Classes(census, {ROOT_NODEID: None}).read()
+    in_splits = _spread(census, splits)
+    if _is_one_beside({*splits.values()}):
+        return _with_classes_above(census, splits, _Classes(census, {**splits}, level_beside=level).read())
+    return _with_classes_above(census, splits, _Classes(census, {**splits}, _topmost_beside(census, in_splits)).read())
 
 
-def _split_directories(census: Census) -> tuple[dict[int, bytes], int]:
+def _first_level(
+    census: Census, has_splits: Callable[[Census, Sequence[int], Mapping[int, bytes]], bool]
+) -> tuple[dict[int, bytes], int]:
     """The splits of the directories that are splits, and their level from 1; level 0 where there are none."""
     parents, level = [ROOT_NODEID], 1
     while parents:
         found: dict[int, bytes] = {}
         for parent in parents:
-            found |= _splits_among(census, [each for each in census.children(parent) if census.holds_images(each)])
+            holders = [each for each in census.children(parent) if census.holds_images(each)]
+            named = {number: split for number in holders if (split := _split_named(census.name(number))) is not None}
+            if named and has_splits(census, holders, named):
+                found |= named
         if found:
             return found, level
         parents = [each for parent in parents for each in census.children(parent) if census.holds_below(each)]
@@ -139,23 +179,83 @@ def _split_directories(census: Census) -> tuple[dict[int, bytes], int]:
     return {}, 0
 
 
-def _splits_among(census: Census, siblings: Sequence[int]) -> dict[int, bytes]:
-    """The splits of some directories, all that hold images in one, if any of them is certain to be one."""
-    splits: dict[int, bytes] = {}
-    for number in siblings:
-        name = census.name(number)
-        if _HINT.search(name) and (split := split_of(name)) is not None:
-            splits[number] = split
-    rests = {number: rest_of_split(census.name(number)) for number in splits}
-    kinds: dict[frozenset[bytes], set[bytes]] = {}
-    for number, split in splits.items():
-        kinds.setdefault(rests[number], set()).add(split)
-    if any(len(kind) > 1 for kind in kinds.values()):
-        return splits
-    is_alone = len(splits) == len(siblings) and len(set(splits.values())) == 1
-    if any(not rests[number] and (is_alone or not census.holds_itself(number)) for number in splits):
-        return splits
-    return {}
+def _split_named(name: bytes) -> bytes | None:
+    return split_of(name) if _HINT.search(name) else None
+
+
+def _are_several(census: Census, holders: Sequence[int], named: Mapping[int, bytes]) -> bool:
+    """Whether directories are splits for there are several of a kind, or nothing else beside them."""
+    if len({*named.values()}) == 1:
+        return False
+    if len(named) == len(holders):
+        return True
+    kinds: dict[frozenset[bytes], bytes] = {}
+    return any(kinds.setdefault(rest_of_split(census.name(n)), split) != split for n, split in named.items())
+
+
+def _is_one_alone(census: Census, holders: Sequence[int], named: Mapping[int, bytes]) -> bool:
+    """Whether directories, of which no two are a kind, are one split for it is certain to be one."""
+    is_alone = len(named) == len(holders) and len({*named.values()}) == 1
+    return any(
+        not rest_of_split(census.name(number)) and (is_alone or not census.holds_itself(number)) for number in named
+    )
+
+
+def _spread(census: Census, splits: dict[int, bytes]) -> set[int]:
+    """Add to splits all directories elsewhere whose names say so and nothing else. All directories in splits."""
+    above = _above(census, splits)
+    found = set(splits)
+    for number in census.directories[1:]:
+        if census.parent(number) in found:
+            found.add(number)
+        elif number not in found and number not in above and census.holds_images(number):
+            name = census.name(number)
+            split = _split_named(name)
+            if split is not None and not rest_of_split(name):
+                splits[number] = split
+                found.add(number)
+    return found
+
+
+def _above(census: Census, numbers: Iterable[int]) -> set[int]:
+    """The directories in which some lie, at whatever depth; the root among them."""
+    found = {ROOT_NODEID}
+    for number in numbers:
+        parent = census.parent(number)
+        while parent not in found:
+            found.add(parent)
+            parent = census.parent(parent)
+    return found
+
+
+def _with_classes_above(census: Census, splits: Mapping[int, bytes], reading: _Reading) -> _Reading:
+    """The directories that splits lie in as classes, where they are: `cat/train`, `dog/train`."""
+    labels, names = reading.labels, {*splits.values()}
+    levels = {_level(census, number) for number in splits}
+    reading = _Reading(labels, levels, reading.class_levels)
+    above = {census.parent(number) for number in splits}
+    if len(above) == 1 or not above.isdisjoint(_above(census, above)):
+        return reading
+    if any(is_for_images(census.name(number)) for number in above) or any(
+        label.category is not None and label.split in names and census.holds_itself(number)
+        for number, label in labels.items()
+    ):
+        return reading
+    classes: dict[int, bytes] = {}
+    for number in census.directories[1:]:
+        category = census.name(number) if number in above else classes.get(census.parent(number))
+        if category is not None:
+            classes[number] = category
+            labels[number] = Label(labels[number].split, category)
+    return reading
+
+
+def _level(census: Census, number: int) -> int:
+    """How deep a directory lies, from 1."""
+    level = 0
+    while number != ROOT_NODEID:
+        number, level = census.parent(number), level + 1
+    return level
 
 
 class _Holders(NamedTuple):
@@ -170,14 +270,24 @@ class _Holders(NamedTuple):
 class _Classes:
     """The classes below splits and beside them, or below the root where there are no splits."""
 
-    def __init__(self, census: Census, splits: dict[int, bytes], split_level: int) -> None:
+    def __init__(
+        self,
+        census: Census,
+        splits: Mapping[int, bytes | None],
+        beside: Mapping[int, bytes] = MappingProxyType({}),
+        *,
+        level_beside: int = 0,
+    ) -> None:
+        """Splits by their directories, or the root alone; those that lie beside, or else the level of classes there."""
         self._census = census
         self._splits = splits
-        self._split_level = split_level
+        self._level_beside = level_beside
         self._holders: dict[int, _Holders] = {}  # asked for once: a directory may have a hundred thousand others
-        tops: dict[int, bytes | None] = {**splits} if splits else {ROOT_NODEID: None}
-        self._between = self._singles(tops)
-        self._open = {*tops}  # directories that have a split, or need none, and no class
+        self._tops: dict[int, bytes | None] = {**splits, **beside}
+        self._between = self._singles(splits)
+        for top, split in beside.items():
+            self._between |= self._singles({top: split})
+        self._open = {*self._tops}  # directories that have a split, or need none, and no class
 
     def read(self) -> _Reading:
         """The labels of all directories."""
@@ -191,21 +301,21 @@ class _Classes:
             labels[number] = self._label(number, labels[parent], level)
             if parent in self._open and number not in self._open and census.holds_images(number):
                 class_levels.add(level)
-        return _Reading(labels, self._split_level, class_levels)
+        return _Reading(labels, (), class_levels)
 
     def _label(self, number: int, above: Label, level: int) -> Label:
         """The label of a directory, by that of the one above it."""
-        if number in self._splits:
-            return Label(self._splits[number], None)
-        is_below_open = self._census.parent(number) in self._open
-        if not is_below_open and (not self._splits or level != self._split_level):
+        if number in self._tops:
+            return Label(self._tops[number], None)
+        is_beside = above.split is None and level == self._level_beside
+        if not is_beside and self._census.parent(number) not in self._open:
             return above
         if number in self._between or self._is_wrapper(number, above.split):
             self._open.add(number)
             return above
         return Label(above.split, self._census.name(number))
 
-    def _singles(self, tops: dict[int, bytes | None]) -> set[int]:
+    def _singles(self, tops: Mapping[int, bytes | None]) -> set[int]:
         """Directories between splits and classes that are alone, called the same in all splits, and hold no images."""
         census = self._census
         found: set[int] = set()
@@ -240,7 +350,10 @@ class _Classes:
         name, parent = self._census.name(number), self._census.parent(number)
         if is_for_images(name):  # beside others it is a class, of photos and sketches say
             return self._holders_in(parent).are_for_images
-        return split is not None and split in split_words(name) and self._holders_in(parent).single == number
+        is_again = split is not None and (
+            name == split.rpartition(b"/")[2] if _lies_beside(split) else split in split_words(name)
+        )
+        return is_again and self._holders_in(parent).single == number
 
     def _holders_in(self, parent: int) -> _Holders:
         found = self._holders.get(parent)
@@ -254,12 +367,6 @@ class _Classes:
         return found
 
 
-def _counts_beside(splits: Collection[bytes]) -> bool:
-    """Whether what lies beside splits is likely to be what is trained on, or held back."""
-    meant = [split_of(split) or split for split in splits]
-    return len(splits) == 1 or not any(split in _COMPLETE or split.startswith(FOLD) for split in meant)
-
-
 # -- by a pattern ----------------------------------------------------------------------------------------------------
 
 
@@ -267,37 +374,53 @@ def _by_pattern(census: Census, pattern: Pattern) -> _Reading:
     labels = {ROOT_NODEID: _NO_LABEL}
     levels = {ROOT_NODEID: 0}
     class_levels: set[int] = set()
-    unfit: set[int] = set()
-    at_split_level: dict[int, bytes] = {}
+    fitting = {ROOT_NODEID}
     for number in census.directories[1:]:
-        parent, name = census.parent(number), census.name(number)
+        parent = census.parent(number)
         level = levels[number] = levels[parent] + 1
-        beside = name if level == pattern.split_level else at_split_level.get(parent)
-        if beside is not None:
-            at_split_level[number] = beside
-        match = None if parent in unfit else pattern.match(level, name)
+        match = pattern.match(level, census.name(number)) if parent in fitting else None
         if match is None:
-            unfit.add(number)
-            labels[number] = Label(None, beside if pattern.has_class else None)
+            labels[number] = _NO_LABEL
             continue
+        fitting.add(number)
         above = labels[parent]
         labels[number] = Label(match.split or above.split, match.category or above.category)
         if match.category and census.holds_images(number):
             class_levels.add(level)
-    return _Reading(labels, pattern.split_level, class_levels)
+    if pattern.has_split:
+        _label_beside(census, pattern, labels, levels)
+    return _Reading(labels, [pattern.split_level], class_levels)
+
+
+def _label_beside(census: Census, pattern: Pattern, labels: dict[int, Label], levels: Mapping[int, int]) -> None:
+    """Say of what lies beside the splits that a pattern finds what splits and classes are there."""
+    in_splits = {number for number, label in labels.items() if label.split is not None}
+    splits = {labels[number].split or b"" for number in in_splits if census.holds_itself(number)}
+    is_one = _is_one_beside(splits)
+    tops = {} if is_one else _topmost_beside(census, in_splits)
+    categories: dict[int, bytes] = {}  # where the pattern finds none
+    for number in census.directories[1:]:
+        label, parent = labels[number], census.parent(number)
+        is_class = levels[number] == pattern.split_level if is_one else parent in tops
+        category = census.name(number) if is_class else categories.get(parent)
+        if category is not None and pattern.has_class:
+            categories[number] = category
+        if number in in_splits:
+            continue
+        above = labels[parent]
+        split = tops.get(number, above.split if _lies_beside(above.split) else None)
+        labels[number] = Label(split, label.category or above.category or categories.get(number))
 
 
 # -- what was asked for and cannot be done ---------------------------------------------------------------------------
 
 
-_CURE = "say which are splits and classes with --layout, for example --layout '{split}/{class}'"
-
-
 def refuse_unchecked(labels: Labels, census: Census, policy: Policy) -> None:
     """Errors: DatasetRefused when something was asked for that needs splits or classes that were not recognised."""
     dedup = policy.dedup
+    leak = f"--fail-on {Kind.LEAK}"
     for_splits = {
-        f"--fail-on {Kind.LEAK}": Kind.LEAK in policy.fail_on,
+        leak: Kind.LEAK in policy.fail_on,
         f"--dedup-scope {Scope.SPLIT}": dedup.scope is Scope.SPLIT,
         "--split-order": dedup.split_order != SPLIT_ORDER,
     }
@@ -305,31 +428,67 @@ def refuse_unchecked(labels: Labels, census: Census, policy: Policy) -> None:
         f"--fail-on {Kind.CONFLICT}": Kind.CONFLICT in policy.fail_on,
         f"--conflicts {dedup.conflicts}": dedup.conflicts is not Conflicts.FIRST,
     }
-    if not labels.has_splits:
-        _refuse(for_splits, "no split is recognised", census)
+    seen = _seen(census)
+    if not labels.splits:
+        _refuse(for_splits, f"no split is recognised: {seen}", _cure("splits", _example(census)))
+    if labels.number_of_splits == 1:
+        cause = f"only one split ({_listed(labels.splits)}) is recognised: {seen}"
+        _refuse({leak: for_splits[leak]}, cause, "leave it out, or say the others with --layout")
+    _refuse_unknown(dedup.split_order, labels.splits)
     if labels.most_classes < (1 if dedup.layout.pattern is not None else 2):
-        _refuse(for_classes, "no two classes of one split are recognised", census)
+        cause = f"no two classes of one split are recognised: {seen}"
+        _refuse(for_classes, cause, _cure("classes", _example(census, needs_classes=True)))
 
 
-def _refuse(asked: dict[str, bool], cause: str, census: Census) -> None:
+def _refuse(asked: dict[str, bool], cause: str, cure: str) -> None:
     option = next((option for option, is_asked in asked.items() if is_asked), None)
     if option is not None:
-        raise DatasetRefused(f"{option} cannot be done, for {cause}: {_seen(census)}", _CURE)
+        raise DatasetRefused(f"{option} cannot be done, for {cause}", cure)
+
+
+def _refuse_unknown(order: Sequence[bytes], splits: Sequence[bytes]) -> None:
+    """Errors: DatasetRefused when a name in the order of splits is neither a split's nor means one."""
+    unknown = next((name for name in order if name not in splits and split_of(name) is None), None)
+    if unknown is not None:
+        named = f"the splits are {_listed(splits)}" if len(splits) > 1 else f"the split is {_listed(splits)}"
+        raise DatasetRefused(f"--split-order has {os.fsdecode(unknown)}, and there is no such split", named)
+
+
+def _cure(what: str, example: str) -> str:
+    say = f"say which are {what} with --layout"
+    return f"{say}, for example --layout '{example}'" if example else f"leave it out, or {say}"
+
+
+def _example(census: Census, has_class: bool = True, *, needs_classes: bool = False) -> str:
+    """A pattern that fits the directories that hold images; empty where none would help."""
+    above, holders = _first_holders(census)
+    has_below = any(map(census.holds_below, holders))
+    if len(holders) < 2 or (needs_classes and not has_below):
+        return ""
+    names = ["*"] * _level(census, above) + ["{split}"] + ["{class}"] * (has_class and has_below)
+    return "/".join(names)
 
 
 def _seen(census: Census) -> str:
     """Which directories hold images: those of the first level where there are several."""
-    parent = ROOT_NODEID
-    while True:
-        holders = [number for number in census.children(parent) if census.holds_images(number)]
-        if len(holders) != 1 or census.holds_itself(parent):
-            break
-        (parent,) = holders
+    above, holders = _first_holders(census)
     if not holders:
-        where = os.fsdecode(census.path(parent)) or "the dataset itself"
-        return f"only {where} holds images" if census.holds_itself(parent) else "no directory holds images"
+        where = os.fsdecode(census.path(above)) or "the dataset itself"
+        return f"only {where} holds images" if census.holds_itself(above) else "no directory holds images"
     names = _listed([census.path(number) for number in holders])
-    return f"the {'directory' if len(holders) == 1 else 'directories'} that hold images are {names}"
+    if len(holders) == 1:
+        return f"the directory that holds images is {names}"
+    return f"the directories that hold images are {names}"
+
+
+def _first_holders(census: Census) -> tuple[int, list[int]]:
+    """The first directory in which not a single one holds images, and those that do."""
+    above = ROOT_NODEID
+    while True:
+        holders = [number for number in census.children(above) if census.holds_images(number)]
+        if len(holders) != 1 or census.holds_itself(above):
+            return above, holders
+        (above,) = holders
 
 
 def _listed(names: Sequence[bytes]) -> str:
@@ -346,11 +505,11 @@ def _counted(classes: int) -> str:
 
 
 def split_rank(split: bytes | None, order: Sequence[bytes]) -> int:
-    """Where a split stands in the user's order: behind all that it names if it names it not, last if it is none.
+    """Where a split stands in the user's order: behind all that it names if it names it not, last if it lies beside.
 
     A name of a split in the order also means the others of its line in `SPLIT_MEANINGS`.
     """
-    if split is None:
+    if not _is_named(split):
         return len(order) + 1
     if split in order:
         return order.index(split)

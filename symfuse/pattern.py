@@ -97,6 +97,8 @@ class _NamePattern:
             if placeholder is not None or character == b"*":
                 self._end_run(run, text)
                 self._parts.append(_Wildcard(placeholder, at_least=0 if placeholder is None else 1))
+            elif characters in (b"[]", b"[!]"):
+                raise _unreadable(text, f"its set {_plain(characters)} is empty", "write the characters that it means")
             elif characters is not None:
                 run.append(_set_of(characters))
             elif character in b"{}":

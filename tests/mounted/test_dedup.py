@@ -138,17 +138,17 @@ def test_which_layout_was_taken_is_said_by_whoever_mounts_and_by_status(
     backend: str, tmp_path: Path, mountpoint: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     dataset = tree(tmp_path / "dataset", {"set": {**SPLITS, "extra\n": {"9.png": B}}})
-    layout = "splits: train, val at the second level; 2 classes; not checked for conflicts and leaks: set/extra"
+    layout = r"splits: train, val at the second level, and beside them: set/extra\n; 2 classes"
     with mounted_at(dataset, mountpoint, "--dedup", "target", backend=backend) as done:
-        assert rf"  {layout}\n" in done.stdout.splitlines()
+        assert f"  {layout}" in done.stdout.splitlines()
         said = MYSELF.symfuse("status", mountpoint).stdout
-        assert rf"  layout      {layout}\n" in said.splitlines()
+        assert f"  layout      {layout}" in said.splitlines()
         status = json.loads(MYSELF.symfuse("status", "--json", mountpoint).stdout)
-        assert status["frozen"]["layout"] == f"{layout}\n"
+        assert status["frozen"]["layout"] == layout.replace(r"\n", "\n")
     done = MYSELF.symfuse("run", *WAYS[backend], "--dedup", "target", dataset, "--", "true")
-    assert rf"; {layout}\n; " in done.stderr.splitlines()[0]
+    assert f"; {layout}; " in done.stderr.splitlines()[0]
     with caplog.at_level(logging.INFO, "symfuse"), symfuse.mounted(dataset, dedup="target", **KEYWORDS[backend]):
-        assert rf"{layout}\n" in caplog.messages
+        assert layout in caplog.messages
     with mounted_at(dataset, mountpoint, backend=backend) as done:
         assert "splits" not in done.stdout + MYSELF.symfuse("status", mountpoint).stdout
 
@@ -159,6 +159,7 @@ def test_which_layout_was_taken_is_said_by_whoever_mounts_and_by_status(
         (["--fail-on", "leak"], "--fail-on leak cannot be done, for no split is recognised: "),
         (["--dedup-scope", "split"], "--dedup-scope split cannot be done, for no split is recognised: "),
         (["--split-order", "b,a"], "--split-order cannot be done, for no split is recognised: "),
+        (["--fail-on", "leak", "--layout", "batch2/{split}"], "--layout batch2/{split} fits no directory that holds "),
         (["--fail-on", "conflict", "--layout", "{split}"], "--fail-on conflict cannot be done, for no two classes of "),
         (["--conflicts", "fail", "--layout", "{split}"], "--conflicts fail cannot be done, for no two classes of one "),
         (["--layout", "images/{split}"], "--layout images/{split} fits no directory that holds images: "),
@@ -173,9 +174,32 @@ def test_a_check_that_cannot_be_made_does_not_pass(
     assert done.returncode == ExitStatus.REFUSED
     assert done.stderr.startswith(f"symfuse: {cause}")
     assert "the directories that hold images are batch1, batch2: " in done.stderr
-    assert "--layout '{split}/{class}'" in done.stderr
+    assert " with --layout" in done.stderr
     assert done.stderr.count("\n") == 1
     assert os.listdir(mountpoint) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            ["--fail-on", "leak"],
+            "symfuse: --fail-on leak cannot be done, for only one split (train) is recognised: "
+            "the directories that hold images are train/cat, train/dog: "
+            "leave it out, or say the others with --layout\n",
+        ),
+        (
+            ["--split-order", "vla,train"],
+            "symfuse: --split-order has vla, and there is no such split: the split is train\n",
+        ),
+    ],
+)
+def test_what_one_split_alone_cannot_answer_is_refused(
+    tmp_path: Path, mountpoint: Path, options: list[str], said: str
+) -> None:
+    dataset = tree(tmp_path / "dataset", {"train": {"cat": {"1.png": A}, "dog": {"2.png": B}}})
+    done = MYSELF.symfuse("mount", "--dedup", "target", *options, dataset, mountpoint, check=False)
+    assert (done.returncode, done.stderr) == (ExitStatus.REFUSED, said)
 
 
 @pytest.mark.parametrize("layout", ["images", "{split}/{klass}", "{split}/{split}", "a//{split}"])

@@ -55,10 +55,11 @@ SPLIT_FAMILIES = (
     ("seg_train", "test"),
     ("train", "seg_test"),
     ("train_test", "val"),
+    ("train", "ISIC_test_input"),
 )
 CLASSES = ("cat", "dog", "cow", "train", "test", "box", "mask", "0", "1", "Images", "ü")
 WRAPPERS = ("data", "dataset", "images", "photos", "v1")
-BESIDE = ("extra", "store", "unlabeled", "images", "cat", "annotations", "ImageSets")
+BESIDE = ("extra", "store", "unlabeled", "images", "cat", "annotations", "ImageSets", "test", "train_data")
 LABELS = (
     *("labels", "masks", "annotations", "Annotations", "gt", "ground_truth", "train_masks", "labels_v1"),
     *("SegmentationClass", "mask", "depth", "train_labels", "gt_query", "box", "xmls"),
@@ -228,7 +229,9 @@ def _splits(tree: Tree) -> None:
 def _inner_splits(tree: Tree) -> None:
     """Splits below images and labels: `images/train`, `labels/train`, `bottle/train`, or the other way round."""
     draw, prefix = tree.draw, _prefix(tree)
-    outer = draw.choice((("images", "labels"), ("img", "ann"), ("images", "masks"), ("bottle", "nut"), ("images",)))
+    outer = draw.choice(
+        (("images", "labels"), ("img", "ann"), ("images", "masks"), ("bottle", "nut"), ("images",), ("training_data",))
+    )
     for split in draw.choice(SPLIT_FAMILIES):
         for name in outer:
             path = (*prefix, name, split) if draw.random() < 0.9 else (*prefix, split, name)
@@ -251,7 +254,11 @@ def _anything(tree: Tree) -> None:
 
 def _beside(tree: Tree) -> None:
     draw = tree.draw
-    _images(tree, (*draw.choice(tree.directories), draw.choice(BESIDE)), 3)
+    path = (*draw.choice(tree.directories), draw.choice(BESIDE))
+    for below in draw.choice(((), (), ("cat",), ("cat", "dog"), ("v1/cat", "v1/dog"))):
+        _images(tree, (*path, *below.split("/")), 3)
+    if draw.random() < 0.7:
+        _images(tree, path, 3)
 
 
 def _labels(tree: Tree) -> None:
@@ -330,7 +337,15 @@ PATTERNS = (
 )
 GLOBS = ("*/dog/*", "*.jpg", "a*", "val/*", "*/b.png", "train*/*", "?.png", "cat/[ab]*", "*")
 NAME_GLOBS = ("*.jpg", "a.*", "dog", "dog/", "/train", "train/*", "*/cat/*", "*.TXT", ".*", "__MACOSX", "lost+found/")
-ORDERS = (("test", "val", "train"), ("val",), ("dev", "training"), ("fold_2", "fold1"), ("query", "gallery"), ("TEST",))
+ORDERS = (
+    ("test", "val", "train"),
+    ("val",),
+    ("dev", "training"),
+    ("fold_2", "fold1"),
+    ("query", "gallery"),
+    ("TEST",),
+    ("val", "vla"),
+)
 
 
 def random_options(draw: random.Random) -> Options:

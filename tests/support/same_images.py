@@ -89,8 +89,8 @@ class Answer:
     conflicts: int = 0
     leaks: int = 0
     splits: list[str] = field(default_factory=list)
-    level: int = 0
-    counts_rest: bool = False
+    levels: list[int] = field(default_factory=list)
+    beside: list[str] = field(default_factory=list)
     classes: int = 0
     compared: int = 0
     refused: set[str] = field(default_factory=set)
@@ -493,23 +493,20 @@ Label = tuple[str | None, str | None]
 
 
 class Layout:
-    """Which split and class each file is of; no split is what lies beside the splits, or all where there are none."""
+    """Which split and class each file is of. A split that is called by its path has a slash before it."""
 
     splits: set[str]
-    level = 0
+    levels: set[int]
 
     def label(self, file: File) -> Label:
         raise NotImplementedError
 
     @property
-    def rest_counts(self) -> bool:
-        """Whether what lies beside the splits counts as one."""
+    def is_one_beside(self) -> bool:
+        """Whether all that lies beside the splits is one without a name."""
         meanings = {meaning(split) for split in self.splits}
         is_trained_on = any(word in TRAINED_ON or word.startswith("fold") for word in meanings)
         return len(self.splits) == 1 or not is_trained_on
-
-    def counts(self, split: str | None) -> bool:
-        return split is not None or not self.splits or self.rest_counts
 
 
 def meaning(split: str) -> str:
@@ -523,17 +520,32 @@ class AutoLayout(Layout):
         self._root = root
         self._children = contents.children
         self._by_path = {directory.path: directory for directory in root.walk()}
-        self._split_of: dict[Directory, str | None] = {}
-        self.level, self._split_of = self._find_splits()
+        self._with_images = list(self._below(root))
+        self._level, first = self._find_splits()
+        self._split_of: dict[Directory, str | None] = {**first, **self._others(first)}
         self.splits = {split for split in self._split_of.values() if split is not None}
-        self._bases = self._find_bases()
+        self.levels = {len(directory.path.split("/")) for directory in self._split_of} if self.splits else set()
+        beside = self._find_beside() if self.splits and not self.is_one_beside else []
+        self._bases = self._find_bases(list(self._split_of))
+        for directory in beside:
+            self._split_of[directory] = "/" + directory.path
+            self._bases |= self._find_bases([directory])
+        self._classes_above: set[Directory] = set()
+        self._classes_above = self._find_classes_above()
+
+    def _below(self, directory: Directory) -> Iterator[Directory]:
+        """The directories below one that hold images; those above come first."""
+        for child in self._children(directory):
+            yield child
+            yield from self._below(child)
 
     def is_split(self, directory: Directory) -> bool:
         return self._split_of.get(directory) is not None
 
-    def _above(self, file: File) -> list[Directory]:
-        """The directories above a file, from the root on."""
-        return [self._by_path["/".join(file.directories[:depth])] for depth in range(len(file.directories) + 1)]
+    def _above(self, directory: Directory) -> list[Directory]:
+        """The directories above a file in a directory, from the root on."""
+        names = directory.path.split("/") if directory.path else []
+        return [self._by_path["/".join(names[:depth])] for depth in range(len(names) + 1)]
 
     def is_for_images(self, directory: Directory, parent: Directory) -> bool:
         """Whether a directory is named for images alone, and only such, and splits, hold images beside it."""
@@ -542,50 +554,89 @@ class AutoLayout(Layout):
             says_images_alone(other.name) or self.is_split(other) for other in beside
         )
 
-    def class_beside(self, file: File) -> str | None:
-        """The class of what lies beside the splits: the directory at their level, or below, that says something."""
-        above = self._above(file)
-        for parent, directory in list(itertools.pairwise(above))[self.level - 1 :]:
+    def _class_beside(self, above: list[Directory]) -> str | None:
+        """The class of what lies beside as one split: the directory at their level, or below, that says something."""
+        for parent, directory in list(itertools.pairwise(above))[self._level - 1 :]:
             if not self.is_for_images(directory, parent):
                 return directory.name
         return None
 
     def _find_splits(self) -> tuple[int, dict[Directory, str | None]]:
-        level, directories = 1, [self._root]
-        while directories:
-            having = [directory for directory in directories if self._has_splits(directory)]
-            if having:
-                named = [(child, split_name(child.name)) for each in having for child in self._children(each)]
-                return level, {child: name.split for child, name in named if name is not None}
-            directories = [child for directory in directories for child in self._children(directory)]
-            level += 1
+        for has_splits in (self._has_several, self._has_one_alone):
+            level, directories = 1, [self._root]
+            while directories:
+                having = [directory for directory in directories if has_splits(directory)]
+                if having:
+                    named = [(child, split_name(child.name)) for each in having for child in self._children(each)]
+                    return level, {child: name.split for child, name in named if name is not None}
+                directories = [child for directory in directories for child in self._children(directory)]
+                level += 1
         return 0, {self._root: None}
 
-    def _has_splits(self, directory: Directory) -> bool:
+    def _has_several(self, directory: Directory) -> bool:
+        """Two splits whose names belong together, or nothing but names of splits."""
+        names = [split_name(child.name) for child in self._children(directory)]
+        named = [name for name in names if name is not None]
+        different = [(one, other) for one in named for other in named if one.split != other.split]
+        return bool(different) and (
+            len(named) == len(names) or any(set(one.others) == set(other.others) for one, other in different)
+        )
+
+    def _has_one_alone(self, directory: Directory) -> bool:
         children = self._children(directory)
-        names = {child: name for child in children if (name := split_name(child.name)) is not None}
-
-        def split_of(child: Directory) -> str | None:
-            return names[child].split if child in names else None
-
-        if any(
-            one.split != other.split and one.others == other.others
-            for one in names.values()
-            for other in names.values()
-        ):
-            return True
+        names = {child: split_name(child.name) for child in children}
         return any(
-            not name.others
-            and (not child.has_images_itself or all(split_of(other) == name.split for other in children))
+            name is not None
+            and not name.others
+            and (
+                not child.has_images_itself
+                or all(other is not None and other.split == name.split for other in names.values())
+            )
             for child, name in names.items()
         )
 
-    def _find_bases(self) -> dict[Directory, Directory]:
+    def _others(self, first: Mapping[Directory, str | None]) -> dict[Directory, str | None]:
+        """The splits at whatever level whose names have no other words."""
+        found: dict[Directory, str | None] = {}
+        if self._root in first:
+            return found
+        for directory in self._with_images:
+            name = split_name(directory.name)
+            is_in_split = any(is_within(directory, split) for split in (*first, *found))
+            has_split = any(is_within(split, directory) for split in first)
+            if name is not None and not name.others and not is_in_split and not has_split:
+                found[directory] = name.split
+        return found
+
+    def _find_beside(self) -> list[Directory]:
+        """The topmost directories that neither lie in a split nor have one in them."""
+        found: list[Directory] = []
+        for directory in self._with_images:
+            is_in_any = any(is_within(directory, other) for other in (*self._split_of, *found))
+            if not is_in_any and not any(is_within(split, directory) for split in self._split_of):
+                found.append(directory)
+        return found
+
+    def _find_classes_above(self) -> set[Directory]:
+        """The directories in which splits lie, where these are the classes."""
+        has_classes = any(
+            self._label(self._above(directory))[0] in self.splits and self._label(self._above(directory))[1] is not None
+            for directory in self._with_images
+            if directory.has_images_itself
+        )
+        named = [directory for directory, split in self._split_of.items() if split in self.splits]
+        above = {self._by_path[directory.path.rpartition("/")[0]] for directory in named}
+        if has_classes or len(above) < 2 or self._root in above:
+            return set()
+        is_nested = any(one is not other and is_within(one, other) for one in above for other in above)
+        return set() if is_nested or any(says_images_alone(each.name) for each in above) else above
+
+    def _find_bases(self, splits: Sequence[Directory]) -> dict[Directory, Directory]:
         """The directories below which the next one is a class, and of which split each is.
 
         These are the splits, and those below that say nothing.
         """
-        bases = {directory: directory for directory in self._split_of}
+        bases = {directory: directory for directory in splits}
         while True:
             more = {
                 child: of
@@ -599,8 +650,9 @@ class AutoLayout(Layout):
 
     def _says_nothing(self, directory: Directory, base: Directory, split: str | None) -> bool:
         is_alone = self._children(base) == [directory] and not base.has_images_itself
-        is_split_again = split in split_words(directory.name) and is_alone
-        return is_split_again or self.is_for_images(directory, base)
+        names = [split.rpartition("/")[2]] if split is not None and "/" in split else []
+        is_again = split in split_words(directory.name) or directory.name in names
+        return (is_again and is_alone) or self.is_for_images(directory, base)
 
     def _wrappers(self, bases: Mapping[Directory, Directory]) -> dict[Directory, Directory]:
         """The single directory that stands, the same one, in all splits before there are classes."""
@@ -618,12 +670,16 @@ class AutoLayout(Layout):
         return inner if is_single and not any(child.has_images_itself for child in inner) else {}
 
     def label(self, file: File) -> Label:
-        above = self._above(file)
+        above = self._above(self._by_path["/".join(file.directories)])
+        split, name = self._label(above)
+        return split, next((directory.name for directory in above if directory in self._classes_above), name)
+
+    def _label(self, above: list[Directory]) -> Label:
         bases = [depth for depth, directory in enumerate(above) if directory in self._bases]
         if bases:
             last = self._last_of_chain(bases)
             return self._split_of[self._bases[above[last]]], (above[last + 1].name if last + 1 < len(above) else None)
-        return None, self.class_beside(file)
+        return None, (self._class_beside(above) if self.is_one_beside else None)
 
     @staticmethod
     def _last_of_chain(bases: list[int]) -> int:
@@ -631,6 +687,11 @@ class AutoLayout(Layout):
         while last + 1 in bases:
             last += 1
         return last
+
+
+def is_within(inner: Directory, outer: Directory) -> bool:
+    """Whether a directory is another one or lies in it."""
+    return (inner.path + "/").startswith(outer.path + "/" if outer.path else "")
 
 
 def says_images_alone(name: str) -> bool:
@@ -642,28 +703,43 @@ class PatternLayout(Layout):
     def __init__(self, pattern: str, images: Sequence[File]) -> None:
         pattern = {"class": "{class}", "split/class": "{split}/{class}"}.get(pattern, pattern).strip("/")
         self._parts = [compiled(part) for part in pattern.split("/")]
-        self._has_both = "{split}" in pattern and "{class}" in pattern
-        self.level = next((number for number, part in enumerate(pattern.split("/"), 1) if "{split}" in part), 0)
-        found = [self.label(image) for image in images]
-        self.splits = {split for split, _ in found if split is not None}
-        self.matches_nothing = not (self.splits if "{split}" in pattern else any(name for _, name in found))
+        self._has_split, self._has_class = "{split}" in pattern, "{class}" in pattern
+        self._level = next((number for number, part in enumerate(pattern.split("/"), 1) if "{split}" in part), 0)
+        self._directories = [image.directories for image in images]
+        found = [self._found(names) for names in self._directories]
+        self.splits = {split for split, _, fits in found if split is not None and fits}
+        self.levels = {self._level} if self.splits else set()
+        self.matches_nothing = not (self.splits if self._has_split else any(name for _, name, fits in found if fits))
 
     def label(self, file: File) -> Label:
-        bound = self._bound(file.directories)
-        if bound is None:
-            at_their_level = file.directories[self.level - 1 : self.level] if self._has_both else []
-            return None, next(iter(at_their_level), None)
-        return bound.get("split"), bound.get("class_")
+        names = file.directories
+        split, name, fits = self._found(names)
+        if (fits and split is not None) or not self._has_split:
+            return (split, name) if fits else (None, None)
+        top = self._top(names)
+        at = self._level - 1 if self.is_one_beside else top
+        below = names[at] if self._has_class and 0 < at + 1 <= len(names) and (top or self.is_one_beside) else None
+        return ("/" + "/".join(names[:top]) if top else None), name or below
 
-    def _bound(self, names: list[str]) -> dict[str, str] | None:
-        """What the pattern finds in a path of directories, or None where it does not match."""
+    def _top(self, names: list[str]) -> int:
+        """How many directories there are down to the topmost that is a split of its own; 0 where none is."""
+        for depth in range(1, len(names) + 1):
+            inside = [each for each in self._directories if each[:depth] == names[:depth]]
+            splits = [found for found in map(self._found, inside) if found[0] is not None and found[2]]
+            split, _, fits = self._found(names[:depth])
+            if not self.is_one_beside and inside and not splits and not (split is not None and fits):
+                return depth
+        return 0
+
+    def _found(self, names: list[str]) -> tuple[str | None, str | None, bool]:
+        """What the pattern finds in a path of directories, or in its beginning where it does not match."""
         bound: dict[str, str] = {}
         for part, name in zip(self._parts, names, strict=False):
             match = part.fullmatch(name)
             if match is None:
-                return None
+                return bound.get("split"), bound.get("class_"), False
             bound |= match.groupdict()
-        return bound
+        return bound.get("split"), bound.get("class_"), True
 
 
 def compiled(part: str) -> re.Pattern[str]:
@@ -719,7 +795,7 @@ def rank(file: File, split: str | None, layout: Layout, options: Options) -> tup
 
 
 def split_rank(split: str | None, options: Options) -> int:
-    if split is None:
+    if split is None or split.startswith("/"):
         return len(options.split_order) + 1
     for number, name in enumerate(options.split_order):
         if split == name or mean_the_same(meaning(split), meaning(name)):
@@ -731,19 +807,19 @@ def mean_the_same(one: str, other: str) -> bool:
     return one == other or any({one, other} <= words for words in SAME_MEANING)
 
 
-def conflicting(files: Iterable[File], label: Mapping[File, Label], layout: Layout) -> set[str | None]:
+def conflicting(files: Iterable[File], label: Mapping[File, Label]) -> set[str | None]:
     """The splits in which an image has several classes."""
     labels = {label[file] for file in files}
     return {
         split
         for split, name in labels
         for other_split, other in labels
-        if split == other_split and None not in (name, other) and name != other and layout.counts(split)
+        if split == other_split and None not in (name, other) and name != other
     }
 
 
-def is_leak(files: Iterable[File], label: Mapping[File, Label], layout: Layout) -> bool:
-    return len({label[file][0] for file in files if layout.counts(label[file][0])}) > 1
+def is_leak(files: Iterable[File], label: Mapping[File, Label]) -> bool:
+    return len({label[file][0] for file in files}) > 1
 
 
 def hide_same(answer: Answer, group: list[File], label: Mapping[File, Label], layout: Layout, options: Options) -> None:
@@ -752,13 +828,13 @@ def hide_same(answer: Answer, group: list[File], label: Mapping[File, Label], la
     def scope(file: File) -> Sequence[str | None]:
         return label[file][: {"class": 2, "split": 1, "all": 0}[options.dedup_scope]]
 
-    answer.conflicts += bool(conflicting(group, label, layout))
-    answer.leaks += is_leak(group, label, layout)
+    answer.conflicts += bool(conflicting(group, label))
+    answer.leaks += is_leak(group, label)
     for of in {tuple(scope(file)) for file in group}:
         files = [file for file in group if tuple(scope(file)) == of]
         first = min(files, key=lambda file: rank(file, label[file][0], layout, options))
         kept = [first]
-        conflicts = conflicting(files, label, layout) if options.dedup_scope != "class" else set()
+        conflicts = conflicting(files, label) if options.dedup_scope != "class" else set()
         if conflicts and options.conflicts == "drop":
             kept = []
         elif label[first][0] in conflicts and options.conflicts == "keep":
@@ -769,7 +845,7 @@ def hide_same(answer: Answer, group: list[File], label: Mapping[File, Label], la
             if not kept:
                 answer.hidden[file.path] = ("conflict", None)
             else:
-                kind = "leak" if is_leak([file, first], label, layout) else "duplicate"
+                kind = "leak" if is_leak([file, first], label) else "duplicate"
                 answer.hidden[file.path] = (kind, first.path)
 
 
@@ -788,9 +864,9 @@ def answer(root: str, options: Options) -> Answer:
         if layout.matches_nothing:
             said.refused.add("layout")
     label = {file: layout.label(file) for file in pairs.images}
-    said.splits, said.level = sorted(layout.splits), layout.level
-    said.counts_rest = bool(layout.splits) and layout.rest_counts and any(label[file][0] is None for file in named)
-    said.classes = len({name for split, name in map(label.__getitem__, named) if name and layout.counts(split)})
+    said.splits, said.levels = sorted(layout.splits), sorted(layout.levels)
+    said.beside = beside_said(layout, {file: label[file] for file in named})
+    said.classes = len({name for _, name in map(label.__getitem__, named) if name})
     said.compared = len(pairs.images)
     for group in groups_of(pairs.images, options):
         hide_same(said, group, label, layout, options)
@@ -806,12 +882,29 @@ def answer(root: str, options: Options) -> Answer:
     return said
 
 
+def beside_said(layout: Layout, label: Mapping[File, Label]) -> list[str]:
+    """What lies beside the splits, as it is said; something without a name where all of it is one split."""
+    beside = {split for split, _ in label.values()} - layout.splits
+    if not layout.splits or not beside:
+        return []
+    if layout.is_one_beside:
+        return [""]
+    loose = {"/" + ("/".join(file.directories) or ".") for file, (split, _) in label.items() if split is None}
+    return sorted(split.removeprefix("/") for split in beside | loose if split is not None)
+
+
 def refuse(said: Answer, layout: Layout, labels: list[Label], options: Options) -> None:
     """Everything for which the mount is refused, besides what was found before."""
     asks_splits = options.dedup_scope == "split" or options.split_order != DEFAULT_ORDER or "leak" in options.fail_on
     if asks_splits and not layout.splits:
         said.refused.add("splits")
-    if (options.conflicts != "first" or "conflict" in options.fail_on) and not has_classes(layout, labels, options):
+    if layout.splits and "leak" in options.fail_on and len({split for split, _ in labels}) == 1:
+        said.refused.add("one split")
+    if options.split_order != DEFAULT_ORDER and any(
+        name not in layout.splits and split_name(name) is None for name in options.split_order
+    ):
+        said.refused.add("split-order")
+    if (options.conflicts != "first" or "conflict" in options.fail_on) and not has_classes(labels, options):
         said.refused.add("classes")
     found = {kind for kind, _ in said.hidden.values()}
     found |= {"conflict"} if said.conflicts else set()
@@ -821,8 +914,8 @@ def refuse(said: Answer, layout: Layout, labels: list[Label], options: Options) 
         said.refused.add("conflict")
 
 
-def has_classes(layout: Layout, labels: list[Label], options: Options) -> bool:
+def has_classes(labels: list[Label], options: Options) -> bool:
     if options.layout != "auto":
-        return any(name is not None and layout.counts(split) for split, name in labels)
-    classes = {label for label in labels if label[1] is not None and layout.counts(label[0])}
+        return any(name is not None for _, name in labels)
+    classes = {label for label in labels if label[1] is not None}
     return any(one[0] == other[0] and one != other for one in classes for other in classes)

@@ -118,7 +118,7 @@ def test_of_the_same_images_in_a_scope_one_is_shown(tmp_path: Path, scope: Scope
     assert what_is_shown(root, replace(BYTES, scope=scope)) == expected
 
 
-def test_what_lies_beside_the_splits_comes_last_and_is_neither_leak_nor_conflict(tmp_path: Path) -> None:
+def test_what_lies_beside_the_splits_comes_last_and_leaks(tmp_path: Path) -> None:
     root = tree(
         tmp_path / "dataset",
         {
@@ -129,7 +129,8 @@ def test_what_lies_beside_the_splits_comes_last_and_is_neither_leak_nor_conflict
     )
     view = deduplicated(root, replace(TARGET, scope=Scope.ALL))
     assert sorted(shown(view)) == ["store/b.jpg", "train/cat/a.jpg", "val/cat/c.jpg"]
-    assert not view.progress().findings
+    assert view.progress().findings == {Finding.LEAK: 1}
+    assert view.progress().hidden == {Kind.LEAK: 1}
 
 
 # -- which one stays ---------------------------------------------------------------------------------------------------

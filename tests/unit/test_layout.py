@@ -144,8 +144,8 @@ CASES = {
     ),
     "Intel": Case(
         {"seg_train": {"seg_train": CLASSES}, "seg_test": {"seg_test": {"cat": A}}, "seg_pred": {"seg_pred": A}},
-        "splits: test, train at the first level; 2 classes; not checked for conflicts and leaks: seg_pred",
-        {"seg_train/seg_train/cat": ("train", "cat"), "seg_pred/seg_pred": (None, "seg_pred")},
+        "splits: test, train at the first level, and beside them: seg_pred; 2 classes",
+        {"seg_train/seg_train/cat": ("train", "cat"), "seg_pred/seg_pred": ("/seg_pred", None)},
         conflicts=1,
         leaks=1,
     ),
@@ -157,9 +157,8 @@ CASES = {
                 "chest_xray": {split: {"NORMAL": images(split), "PNEUMONIA": A} for split in ("train", "test", "val")},
             },
         },
-        "splits: test, train, val at the second level; 2 classes; "
-        "not checked for conflicts and leaks: chest_xray/chest_xray",
-        {"chest_xray/train/NORMAL": ("train", "NORMAL"), "chest_xray/chest_xray/val/NORMAL": (None, "chest_xray")},
+        "splits: test, train, val at levels 2, 3; 2 classes",
+        {"chest_xray/train/NORMAL": ("train", "NORMAL"), "chest_xray/chest_xray/val/NORMAL": ("val", "NORMAL")},
         leaks=1,
     ),
     "dogs-vs-cats": Case(
@@ -256,13 +255,105 @@ CASES = {
     ),
     "links": Case(
         {"store": A, "train": link("store"), "val": images("b")},
-        "splits: train, val at the first level; no classes; not checked for conflicts and leaks: store",
+        "splits: train, val at the first level, and beside them: store; no classes",
+        leaks=1,
     ),
     "many beside": Case(
         {"train": A, "test": images("b"), "a.jpg": b"A", **{f"extra{n}": A for n in range(9)}},
-        "splits: test, train at the first level; no classes; "
-        "not checked for conflicts and leaks: ., extra0, extra1, extra2, extra3, …",
-        {"": (None, None), "extra8": (None, "extra8")},
+        "splits: test, train at the first level, and beside them: ., extra0, extra1, extra2, extra3, …; no classes",
+        {"": (None, None), "extra8": ("/extra8", None)},
+        leaks=1,
+    ),
+    "a test split beside images": Case(
+        {"images": {"train": A, "val": images("b")}, "test": {"3.jpg": b"A"}},
+        "splits: test, train, val at levels 1, 2; no classes",
+        {"images/train": ("train", None), "test": ("test", None)},
+        leaks=1,
+    ),
+    "two splits below data, and a test split beside it": Case(
+        {"data": {"train": {"cat": A, "dog": images("b")}, "val": {"cat": images("c")}}, "test": CLASSES},
+        "splits: test, train, val at levels 1, 2; 2 classes",
+        {"data/train/cat": ("train", "cat"), "test/dog": ("test", "dog")},
+        conflicts=1,
+        leaks=1,
+    ),
+    "two splits in a directory that has the name of one": Case(
+        {"training_data": {"train": CLASSES, "val": {"cat": A, "dog": images("b")}}},
+        "splits: train, val at the second level; 2 classes",
+        {"training_data/val/cat": ("val", "cat")},
+        conflicts=1,
+        leaks=1,
+    ),
+    "SVHN": Case(
+        {"train": images("1"), "test": A, "extra": A},
+        "splits: test, train at the first level, and beside them: extra; no classes",
+        {"extra": ("/extra", None)},
+        leaks=1,
+    ),
+    "classes beside the splits": Case(
+        {"train": {"cat": images("1"), "dog": images("2")}, "val": {"cat": images("3")},
+         "extra": {"v2": {"cat": A, "dog": A}}, "old": {"more": {"deep": images("4")}, "4.jpg": b"A"}},
+        "splits: train, val at the first level, and beside them: extra, old; 3 classes",
+        {"extra/v2/dog": ("/extra", "dog"), "old": ("/old", None), "old/more/deep": ("/old", "more")},
+        conflicts=1,
+        leaks=1,
+    ),
+    "what lies beside splits at many levels": Case(
+        {"a": {"train": A, "val": images("b"), "x": {"y": images("c")}, "1.jpg": b"A"}, "b": {"dev": images("d")},
+         "z": images("e")},
+        "splits: dev, train, val at the second level, and beside them: a, a/x, z; 2 classes",
+        {"a": (None, "a"), "a/x/y": ("/a/x", "a"), "z": ("/z", None)},
+        leaks=1,
+    ),
+    "ISIC 2020": Case(
+        {"train": A, "ISIC_2020_Test_Input": A},
+        "splits: test, train at the first level; no classes",
+        {"ISIC_2020_Test_Input": ("test", None)},
+        leaks=1,
+    ),
+    "ISIC 2020 with more": Case(
+        {"train": A, "ISIC_2020_Test_Input": A, "old": images("b")},
+        "no splits; 3 classes at the first level",
+        conflicts=1,
+    ),
+    "splits below classes": Case(
+        {"cat": {"train": A, "test": images("1")}, "dog": {"train": A, "test": {"a.jpg": b"A", "2.jpg": b"2"}}},
+        "splits: test, train at the second level; 2 classes",
+        {"cat/train": ("train", "cat"), "dog/test": ("test", "dog")},
+        conflicts=1,
+        leaks=1,
+    ),
+    "splits below classes and more": Case(
+        {"cat": {"train": A, "test": images("1"), "new": images("2")}, "dog": {"train": images("3"), "test": A},
+         "cow": {"cow": images("4")}},
+        "splits: test, train at the second level, and beside them: cat/new, cow; 2 classes",
+        {"cat/new": ("/cat/new", "cat"), "cow/cow": ("/cow", None)},
+        leaks=1,
+    ),
+    "splits below images and others": Case(
+        {"images": {"train": A, "test": images("1")}, "frames": {"train": A, "test": images("2")}},
+        "splits: test, train at the second level; no classes",
+        {"frames/train": ("train", None)},
+    ),
+    "splits within splits of old": Case(
+        {"new": {"train": A, "test": images("1"), "old": {"train": A, "test": images("2")}}},
+        "splits: test, train at levels 2, 3; no classes",
+        {"new/old/train": ("train", None)},
+    ),
+    "a pattern and one split beside": Case(
+        {"parts": {"a": CLASSES}, "parts2": {"a": {"cat": A}}},
+        "splits: a at the second level, and what lies beside; 3 classes",
+        {"parts/a/cat": ("a", "cat"), "parts2/a/cat": (None, "a")},
+        conflicts=1,
+        leaks=1,
+        layout="parts/{split}/{class}",
+    ),
+    "a pattern and a directory beside that is called as a split": Case(
+        {"images": {"train": images("1"), "extra": A}, "extra": A},
+        "splits: extra, train at the second level, and beside them: extra; no classes",
+        {"images/extra": ("extra", None), "extra": ("/extra", None)},
+        leaks=1,
+        layout="images/{split}",
     ),
     "pattern for YOLO": Case(
         {"images": {"part1": A, "part2": A}, "labels": {"part1": TEXT}},
@@ -273,8 +364,8 @@ CASES = {
     ),
     "pattern with both": Case(
         {"x": {"Train": CLASSES, "b": A}, "y": {"Train": {"cat": A, "deep": {"er": A}}}, "z": A},
-        "splits: Train, b at the second level; 3 classes; not checked for conflicts and leaks: z",
-        {"x/Train/cat": ("Train", "cat"), "x/b": ("b", None), "y/Train/deep/er": ("Train", "deep"), "z": (None, None)},
+        "splits: Train, b at the second level, and beside them: z; 3 classes",
+        {"x/Train/cat": ("Train", "cat"), "x/b": ("b", None), "y/Train/deep/er": ("Train", "deep"), "z": ("/z", None)},
         conflicts=1,
         leaks=1,
         layout="*/{split}/{class}",
@@ -293,8 +384,8 @@ CASES = {
     ),
     "pattern for parts of names": Case(
         {"train_images": CLASSES, "test_images": {"cat": A}, "more": {"dog": A, "cat": A}},
-        "splits: test, train at the first level; 2 classes; not checked for conflicts and leaks: more",
-        {"train_images/cat": ("train", "cat"), "more/dog": (None, "more")},
+        "splits: test, train at the first level, and beside them: more; 2 classes",
+        {"train_images/cat": ("train", "cat"), "more/dog": ("/more", "dog")},
         conflicts=1,
         leaks=1,
         layout="{split}_images/{class}",
@@ -323,16 +414,18 @@ def test_what_is_taken_for_splits_and_classes(tmp_path: Path, case: Case) -> Non
     assert progress.findings[Finding.LEAK] == case.leaks
 
 
-def test_what_lies_beside_splits_is_one_scope_and_leaks_only_where_it_counts(tmp_path: Path) -> None:
+def test_what_lies_beside_splits_is_one_scope_for_each_directory_or_for_all(tmp_path: Path) -> None:
     beside: dict[Name, Entry] = {"x": A, "y": A}
     everywhere = {"scope": Scope.ALL}
     counted = selected(tree(tmp_path / "counted", {**beside, "test": {"cat": A}}), **everywhere).progress()
     assert counted.hidden == {Kind.LEAK: 2}, "test comes first"
-    uncounted = selected(tree(tmp_path / "uncounted", {**beside, "test": {}, "train": A, "val": A}), **everywhere)
-    assert uncounted.progress().hidden == {Kind.DUPLICATE: 2, Kind.LEAK: 1}
-    assert uncounted.progress().examples[Kind.LEAK] == ["val/a.jpg"]
+    each = selected(tree(tmp_path / "each", {**beside, "test": {}, "train": A, "val": A}), **everywhere).progress()
+    assert each.hidden == {Kind.LEAK: 3}
+    assert each.examples[Kind.LEAK] == ["val/a.jpg", "x/a.jpg", "y/a.jpg"]
     in_splits = selected(tree(tmp_path / "splits", {**beside, "train": A, "val": A}), scope=Scope.SPLIT).progress()
-    assert in_splits.examples == {Kind.DUPLICATE: ["y/a.jpg"]}
+    assert not in_splits.hidden
+    loose = tree(tmp_path / "loose", {"p": {"train": A, "val": A, "b.jpg": b"A"}, "a.jpg": b"A"})
+    assert selected(loose, scope=Scope.SPLIT).progress().examples == {Kind.DUPLICATE: ["p/b.jpg"]}
 
 
 @pytest.mark.parametrize(
@@ -347,6 +440,7 @@ def test_what_lies_beside_splits_is_one_scope_and_leaks_only_where_it_counts(tmp
         (b"valid", (b"dev", b"valid"), 1),
         (b"batch1", (b"batch1",), 0),
         (None, (), 1),
+        (b"/extra", (b"extra", b"train"), 3),
     ],
 )
 def test_the_order_of_splits(split: bytes | None, order: tuple[bytes, ...], rank: int) -> None:
@@ -386,7 +480,7 @@ def test_what_needs_classes_is_refused_where_no_split_has_two(
     tmp_path: Path, options: dict[str, Any], same_by: SameBy
 ) -> None:
     root = tree(tmp_path / "yolo", {"images": {"train": A, "val": A}, "labels": {"train": TEXT}})
-    with pytest.raises(DatasetRefused, match=r"no two classes .* are images/train, images/val: say .*--layout"):
+    with pytest.raises(DatasetRefused, match=r"no two classes .* are images/train, images/val: leave it .*--layout$"):
         selected(root, same_by=same_by, **options)
     one = tree(tmp_path / "one", {"train": {"cat": A}, "val": {"dog": A}})
     with pytest.raises(DatasetRefused, match="no two classes of one split"):
@@ -394,6 +488,83 @@ def test_what_needs_classes_is_refused_where_no_split_has_two(
     assert selected(one, layout="split/class", same_by=same_by, **options), "it was said, and so it is checked"
     with pytest.raises(DatasetRefused, match="no two classes of one split"):
         selected(one, layout="{split}", same_by=same_by, **options)
+
+
+@pytest.mark.parametrize("same_by", [SameBy.TARGET, SameBy.BYTES])
+@pytest.mark.parametrize(
+    ("entries", "layout"),
+    [
+        ({"train": CLASSES}, "auto"),
+        ({"train2014": A, "x": {"train": A}, "test": {}}, "auto"),
+        ({"UCMerced_LandUse": {"Images": {"airplane": A, "beach": A}}}, "{split}/{class}"),
+        ({"train": CLASSES, "test": {"cat": TEXT}}, "{split}"),
+    ],
+)
+def test_no_leak_is_looked_for_in_one_split_alone(
+    tmp_path: Path, entries: dict[Name, Entry], layout: str, same_by: SameBy
+) -> None:
+    root = tree(tmp_path / "dataset", entries)
+    leak = frozenset({Kind.LEAK})
+    said = (
+        r"^--fail-on leak cannot be done, for only one split \(\w+\) is recognised: .*: leave it out, or say the others"
+    )
+    with pytest.raises(DatasetRefused, match=said):
+        selected(root, layout=layout, same_by=same_by, fail_on=leak)
+    assert selected(root, layout=layout, same_by=same_by, scope=Scope.SPLIT).progress().layout, "one split is a scope"
+
+
+@pytest.mark.parametrize(
+    ("entries", "layout"),
+    [
+        ({"train": CLASSES, "a.jpg": b"A"}, "auto"),
+        ({"test": {"cat": A}, "cat": A}, "auto"),
+        ({"a": {"x": A}, "b": A}, "a/{split}"),
+    ],
+)
+def test_what_lies_beside_one_split_is_the_other(tmp_path: Path, entries: dict[Name, Entry], layout: str) -> None:
+    view = selected(tree(tmp_path / "dataset", entries), layout=layout, fail_on=frozenset({Kind.LEAK}))
+    assert view.progress().findings[Finding.LEAK] == 1
+
+
+@pytest.mark.parametrize("unknown", [b"vla", b"Train_Test", b"extra"])
+def test_a_name_in_the_order_of_splits_that_none_has_is_refused(tmp_path: Path, unknown: bytes) -> None:
+    root = tree(tmp_path / "dataset", {"train": A, "val": A, "extra": A})
+    said = f"^--split-order has {unknown.decode()}, and there is no such split: the splits are train, val$"
+    with pytest.raises(DatasetRefused, match=said):
+        selected(root, split_order=(b"val", unknown, b"train"))
+    assert selected(root, split_order=(b"seg_test", b"fold_3", b"dev", b"train")).progress().layout
+    one = tree(tmp_path / "one", {"parts": {"a": A}})
+    with pytest.raises(DatasetRefused, match=r"no such split: the split is a$"):
+        selected(one, split_order=(b"b",), layout="parts/{split}")
+    assert selected(one, split_order=(b"a",), layout="parts/{split}").progress().layout
+
+
+@pytest.mark.parametrize(
+    ("entries", "options", "example"),
+    [
+        (BATCHES, {"fail_on": frozenset({Kind.LEAK})}, "{split}"),
+        (BATCHES, {"layout": "images/{split}/{class}"}, "{split}"),
+        ({"x": {"y": BATCHES}}, {"scope": Scope.SPLIT}, "*/*/{split}"),
+        ({"x": {"b1": CLASSES, "b2": CLASSES}}, {"fail_on": frozenset({Kind.LEAK})}, "*/{split}/{class}"),
+        ({"b1": CLASSES, "b2": CLASSES}, {"layout": "images/{split}"}, "{split}"),
+        ({"train": {"cat": A}, "val": {"dog": A}}, {"fail_on": frozenset({Kind.CONFLICT})}, "{split}/{class}"),
+        ({"train": A, "val": A}, {"fail_on": frozenset({Kind.CONFLICT})}, None),
+        ({"x": {"y": A}}, {"fail_on": frozenset({Kind.LEAK})}, None),
+        ({"a.jpg": b"A"}, {"layout": "{split}"}, None),
+    ],
+)
+def test_a_cure_proposes_only_what_helps(
+    tmp_path: Path, entries: dict[Name, Entry], options: dict[str, Any], example: str | None
+) -> None:
+    root = tree(tmp_path / "dataset", entries)
+    with pytest.raises(DatasetRefused) as refused:
+        selected(root, **options)
+    if example is None:
+        assert "for example" not in str(refused.value)
+        assert refused.value.cure is not None and refused.value.cure.startswith("leave it out, or say which are ")
+    else:
+        assert str(refused.value).endswith(f" with --layout, for example --layout '{example}'")
+        selected(root, **{**options, "layout": example})
 
 
 @pytest.mark.parametrize("layout", ["images/{split}", "x*/{class}", "batch1/{split}/{class}"])

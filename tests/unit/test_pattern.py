@@ -118,6 +118,8 @@ def test_the_words_for_layouts() -> None:
         ("{class}/{split", r"a \{ stands alone"),
         ("{split}}", r"a \} stands alone"),
         ("{split}[z-a]", "cannot be read"),
+        ("[]{split}", r"its set \[\] is empty"),
+        ("{split}/[!]{class}", r"its set \[!\] is empty"),
     ],
 )
 def test_what_is_no_pattern_is_refused_with_its_cure(text: str, cause: str) -> None:

@@ -289,15 +289,15 @@ INTEL = Public(
         "seg_test": {"seg_test": {"forest": {"20056.jpg": A}, "sea": {"20072.jpg": C}}},
         "seg_pred": {"seg_pred": {"3.jpg": B}},
     },
-    "splits: test, train at the first level; 2 classes; not checked for conflicts and leaks: seg_pred",
+    "splits: test, train at the first level, and beside them: seg_pred; 2 classes",
     once={"seg_train/seg_train/forest/8.jpg": DUPLICATE},
     further={
         "seg_train/seg_train/sea/9.jpg": DUPLICATE,
         "seg_test/seg_test/forest/20056.jpg": LEAK,
-        "seg_pred/seg_pred/3.jpg": DUPLICATE,
+        "seg_pred/seg_pred/3.jpg": LEAK,
     },
     conflicts=1,
-    leaks=1,
+    leaks=2,
 )
 
 XRAY_SPLITS: dict[Name, Entry] = {
@@ -308,23 +308,22 @@ XRAY_SPLITS: dict[Name, Entry] = {
 XRAY = Public(
     "chest_xray, as Kaggle has it: with itself, and what macOS adds",
     {"chest_xray": {**XRAY_SPLITS, "chest_xray": XRAY_SPLITS, "__MACOSX": {"chest_xray": {"._x.jpeg": b"macOS"}}}},
-    "splits: test, train, val at the second level; 2 classes; "
-    "not checked for conflicts and leaks: chest_xray/chest_xray",
-    # The directory at the level of the splits is a class of its own, and C is in its train and val.
-    once={"chest_xray/chest_xray/val/PNEUMONIA/person1946.jpeg": DUPLICATE},
+    "splits: test, train, val at levels 2, 3; 2 classes",
+    once={
+        f"chest_xray/{path}": DUPLICATE
+        for path in (
+            "train/NORMAL/IM-0115.jpeg",
+            "train/NORMAL/IM-0117.jpeg",
+            "train/PNEUMONIA/person1_1.jpeg",
+            "val/NORMAL/NORMAL2-IM-1427.jpeg",
+            "val/PNEUMONIA/person1946.jpeg",
+            "test/NORMAL/IM-0001.jpeg",
+            "test/PNEUMONIA/person1_2.jpeg",
+        )
+    },
     further={
         "chest_xray/val/PNEUMONIA/person1946.jpeg": LEAK,
-        **{
-            f"chest_xray/chest_xray/{path}": DUPLICATE
-            for path in (
-                "train/NORMAL/IM-0115.jpeg",
-                "train/NORMAL/IM-0117.jpeg",
-                "train/PNEUMONIA/person1_1.jpeg",
-                "val/NORMAL/NORMAL2-IM-1427.jpeg",
-                "test/NORMAL/IM-0001.jpeg",
-                "test/PNEUMONIA/person1_2.jpeg",
-            )
-        },
+        "chest_xray/chest_xray/val/PNEUMONIA/person1946.jpeg": LEAK,
     },
     leaks=1,
     by_name={"chest_xray/__MACOSX": "clutter"},

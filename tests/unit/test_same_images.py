@@ -47,15 +47,23 @@ def files_shown(view: View, nodeid: int = ROOT_NODEID) -> set[str]:
     return found
 
 
-def layout_said(sentence: str) -> tuple[list[str], int, bool, int]:
-    """The splits, their level, whether what lies beside them counts as one, and the number of classes."""
+#: The sentence of a layout that has splits.
+SAID = re.compile(
+    r"splits: (?P<splits>.*?) at (?:the (?P<word>first|second|third) level|levels? (?P<levels>[0-9]+(?:, [0-9]+)*))"
+    r"(?P<one>, and what lies beside)?(?:, and beside them: (?P<beside>.*))?; [^;]*"
+)
+
+
+def layout_said(sentence: str) -> tuple[list[str], list[int], list[str], int]:
+    """The splits, their levels, what lies beside them (something without a name as one), and the number of classes."""
     classes = re.search(r"([0-9]+) class", sentence)
     number = int(classes[1]) if classes else 0
-    splits = re.match(r"splits?: (.*?) at (?:the (first|second|third) level|level ([0-9]+))(.*)", sentence)
-    if splits is None:
-        return [], 0, False, number
-    level = int(splits[3] or {"first": 1, "second": 2, "third": 3}[splits[2]])
-    return splits[1].split(", "), level, splits[4].startswith(", and what lies beside"), number
+    said = SAID.fullmatch(sentence)
+    if said is None:
+        return [], [], [], number
+    levels = said["levels"] or str({"first": 1, "second": 2, "third": 3}[said["word"]])
+    beside = [""] if said["one"] else said["beside"].split(", ") if said["beside"] else []
+    return said["splits"].split(", "), [*map(int, levels.split(", "))], beside, number
 
 
 def got(root: Path, options: Options) -> Answer:
@@ -91,9 +99,10 @@ def differences(entries: dict[Name, Entry], options: Options) -> list[str]:
     for path in sorted({*expected.hidden, *found.hidden}):
         if expected.hidden.get(path) != found.hidden.get(path):
             lines.append(f"hidden: {path}: {expected.hidden.get(path)} expected, got {found.hidden.get(path)}")
-    if found.splits[MAX_NAMED:] == ["…"]:
-        expected.splits[MAX_NAMED:] = ["…"]
-    for word in ("conflicts", "leaks", "splits", "level", "counts_rest", "classes"):
+    for said, named in ((expected.splits, found.splits), (expected.beside, found.beside)):
+        if named[MAX_NAMED:] == ["…"]:
+            said[MAX_NAMED:] = ["…"]
+    for word in ("conflicts", "leaks", "splits", "levels", "beside", "classes"):
         if getattr(expected, word) != getattr(found, word):
             lines.append(f"{word}: {getattr(expected, word)} expected, got {getattr(found, word)}")
     return lines
