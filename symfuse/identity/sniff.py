@@ -39,8 +39,9 @@ _SIGNATURES = (
 )
 _PNM = re.compile(rb"P[1-7][ \t\r\n]")
 #: Comments, each to its first end and no further, whatever follows: there are 2^n ways to take n of them for fewer.
-_COMMENTS = rb"(?>\s*<!--.*?-->)*+\s*"
-_SVG = re.compile(rb"\s*(<\?xml[^>]*>)?" + _COMMENTS + rb"(<!DOCTYPE svg|<svg)", re.DOTALL)
+#: Nor is white space ever given back, for there are n ways to share it between two.
+_COMMENTS = rb"(?>\s*+<!--.*?-->)*+\s*+"
+_SVG = re.compile(rb"\s*+(<\?xml[^>]*+>)?+" + _COMMENTS + rb"(<!DOCTYPE svg|<svg)", re.DOTALL)
 _WEB_PAGE = re.compile(_COMMENTS + rb"<(!doctype html|html|head|body)", re.DOTALL | re.IGNORECASE)
 _CONTROL = re.compile(rb"[\0-\x08\x0e-\x1f\x7f]")
 

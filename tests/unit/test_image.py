@@ -16,7 +16,8 @@ from PIL import Image, ImageFile
 from skimage import data
 
 from symfuse.identity import image
-from symfuse.identity.reason import Words, is_finding
+from symfuse.identity.reason import Reason, Words, is_finding
+from symfuse.identity.sniff import format_of, what_else
 from symfuse.identity.verdict import NO_DIGEST, Verdict, finding
 from tests.support.encoding import chunk, encoded, png
 
@@ -261,3 +262,11 @@ def test_memory_that_ends_is_told_to_whoever_can_start_afresh(monkeypatch: pytes
     monkeypatch.setattr(Image.Image, "tobytes", tobytes)
     with pytest.raises(MemoryError):
         examined(PNG)
+
+
+@pytest.mark.parametrize("repeated", [b"<!---->", b"<!--", b" ", b"\n<!-- -->", b"<?xml", b"<!-->"])
+def test_no_beginning_of_a_text_takes_long(repeated: bytes) -> None:
+    """A million of them: with each way to share them among the parts of a pattern, longer than anybody waits."""
+    head = repeated * 1_000_000
+    assert format_of(head) is None
+    assert what_else(head, len(head)) is Reason.TEXT

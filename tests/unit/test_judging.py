@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import tempfile
 import threading
 import warnings
@@ -12,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from symfuse.dataset import Dataset
-from symfuse.identity import judging
+from symfuse.identity import judging, tensorflow
 from symfuse.identity.reason import Words
+from symfuse.identity.tensorflow.refused import Refused
 from symfuse.identity.verdict import DIGEST_BYTES, FINDING_BYTES, NO_DIGEST, Verdict
 from symfuse.policy import BrokenImages, Dedup, Judge, Kind, Policy, SameBy
 from symfuse.selection import select
@@ -196,3 +198,18 @@ def test_a_gif_that_would_take_too_long_is_unknown(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("symfuse.identity.tensorflow.gif._MAX_BYTES", len(GIF) - 1)
     assert verdict(GIF, Judge.TENSORFLOW) is Verdict.UNKNOWN
     assert verdict(GIF, Judge.PILLOW) is Verdict.OK
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff\xd8" + b"\xff" * 10_000_000,
+        b"\xff\xd8" + b"\xff" * 10_000_000 + b"\0",
+        b"RIFF" + struct.pack("<I", 1 << 23) + b"WEBPVP8X\x0a\0\0\0" + bytes(10) + b"ALPH\0\0\0\0" * 1_000_000,
+    ],
+    ids=["fill bytes", "fill bytes and a zero", "parts of nothing"],
+)
+def test_no_file_takes_more_than_one_pass(content: bytes) -> None:
+    """With one for each byte, or for each part, these take hours."""
+    with pytest.raises(Refused, match=r"too early|more in it"):
+        tensorflow.check(content, is_pillows=True)

@@ -16,12 +16,13 @@ from symfuse.identity.tensorflow.refused import Refused
 
 #: Bytes of the decoded image, with as many components as the file has.
 _MAX_SIZE = 1 << 29
-#: A marker is preceded by any number of fill bytes; a zero behind those makes data of them.
-_MARKER = re.compile(rb"\xff+([^\x00\xff])")
+#: A marker is preceded by any number of fill bytes; a zero behind those makes data of them. Of fill bytes the last one
+#: alone is looked for: a file may be full of them, and a search from each to the end of all would take for ever.
+_MARKER = re.compile(rb"\xff([^\x00\xff])")
 _END = 0xD9
 #: Those without parameters: the start, and restarts. What is below the first of all frames is no marker; libjpeg passes
 #: it over where it looks for a restart, and refuses the file where it does not.
-_ALONE = (0xD8, *range(0xD0, 0xD8), *range(0xC0))
+_ALONE = frozenset({0xD8, *range(0xD0, 0xD8), *range(0xC0)})
 #: Frames that libjpeg knows: baseline, extended, progressive, and the latter two in arithmetic coding.
 _FRAMES = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)
 #: Components: what Pillow's codec is to decode to.

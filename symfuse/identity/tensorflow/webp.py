@@ -84,7 +84,7 @@ def _check_still(content: bytes, riff_size: int, canvas: tuple[int, int] | None,
         if passed > len(content):
             raise Refused("a WebP that ends too early", is_cut=True)
         if kind == _ALPHA:
-            alpha = content[at + _CHUNK.size :][:size]
+            alpha = content[at + _CHUNK.size : at + _CHUNK.size + size]
         at = passed
         kind, size = _chunk(content, at)
     data = content[at:]
