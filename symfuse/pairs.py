@@ -11,6 +11,7 @@ import functools
 import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import NamedTuple
 
 from symfuse.census import Census
@@ -46,6 +47,8 @@ _MENTIONS = [word for word in LABEL_WORDS if not any(other in word for other in 
 #: Signs as ranges: the first, and what comes behind the last.
 _SIGNS = ((b"\x01", b"0"), (b":", b"A"), (b"[", b"a"), (b"{", b"\x80"))
 _HASH = (1 << 32) - 1
+#: Where more names than these begin with a stem and a dot, images are found otherwise than by looking at each.
+MANY_OF_A_STEM = 16
 
 
 class Facing(NamedTuple):
@@ -71,6 +74,13 @@ def _is_label_of(name: bytes, image: bytes) -> bool:
     return stem == image.rpartition(b".")[0] and stem != b"" and dot + ending.lower() in _SIDE_ENDINGS
 
 
+def _is_behind_stem_of_mask(rest: bytes) -> bool:
+    """Whether a name with this behind a stem is a mask of that stem's image, whatever the stem is: `_mask.png`."""
+    first = rest[:1]
+    is_sign = first != b"" and first.isascii() and not first.isalnum()
+    return is_sign and b"x" in stems_before_labels(stem_of(b"x" + rest))
+
+
 class Pairs:
     """What belongs to the images of a frozen view."""
 
@@ -90,6 +100,9 @@ class Pairs:
         self._images: dict[int, _Index] = {}  # label directory -> the images of its counterparts, by stem
         self._labels: dict[int, _Index] = {}  # label directory -> its files, by stem
         self._beside: dict[int, _Index] = {}  # directory -> files with words for labels behind their stems
+        self._places: dict[int, _Index] = {}  # directory -> the places of its images, by stem
+        # Remembered, or a mask of a mask of a mask… would be asked for once for each way there is to the image.
+        self._meant = functools.lru_cache(maxsize=4096)(self._meant_by)
 
     # -- what is compared ---------------------------------------------------------------------------------------
 
@@ -97,22 +110,27 @@ class Pairs:
         """What is compared; without `by_content` what has no image's name is not."""
         census = self._census
         has_image_ending = functools.lru_cache(maxsize=4096)(is_image_name)
+        is_behind_mask = functools.lru_cache(maxsize=4096)(_is_behind_stem_of_mask)
 
         def of_directory(number: int) -> Role | None:
             table = self._table(number)
             if table is None or census.is_in_labels(number) or census.is_in_store(number):
                 return None
             may_have_masks = self._mentions_labels(number)
-            last = b""  # image, by name
+            has_image = functools.lru_cache(maxsize=4096)(lambda stem: self._has_image_at(number, table, stem))
+            last = last_stem = b""  # image, by name
 
             def role(place: int, name: bytes) -> int:  # a million times
-                nonlocal last
+                nonlocal last, last_stem
                 if has_image_ending(name[-_ENDING_BYTES:]):
                     last = name
-                    is_mask = (
-                        may_have_masks and stems_before_labels(stem_of(name)) and self._owners_beside(number, name)
-                    )
-                    return NEVER if is_mask else IMAGE
+                    if may_have_masks:
+                        if last_stem and name.startswith(last_stem) and is_behind_mask(name[len(last_stem) :]):
+                            return NEVER  # of the last image: at once, for as many as there are images
+                        last_stem = name.rpartition(b".")[0]
+                        if self._is_mask_beside(table, place, last_stem, has_image):
+                            return NEVER
+                    return IMAGE
                 if by_content and not (_is_label_of(name, last) or self._is_just_before(number, table, place, name)):
                     return PERHAPS
                 return NEVER
@@ -120,6 +138,20 @@ class Pairs:
             return role
 
         return of_directory
+
+    def _is_mask_beside(self, table: Table, place: int, stem: bytes, has_image: Callable[[bytes], bool]) -> bool:
+        """Whether the image of a stem, at a place, belongs to another of its directory, by which stems have images.
+
+        Names stand in their order: where any begins with a stem of this one's, the one before or behind it does.
+        """
+        stems = stems_before_labels(stem)
+        if not stems:
+            return False
+        near = [table.name(at) for at in (place - 1, place + 1) if 0 <= at < len(table)]
+        return any(has_image(each) for each in stems if any(name.startswith(each) for name in near))
+
+    def _has_image_at(self, number: int, table: Table, stem: bytes) -> bool:
+        return any(True for _place in self._images_at(number, table, stem))
 
     def _mentions_labels(self, number: int) -> bool:
         """False where no name in a directory has a word for labels."""
@@ -206,19 +238,31 @@ class Pairs:
         table = self._table(number)
         if table is None:
             return set()
-        places = [place for stem in stems for place in self._images_at(number, table, stem)]
+        # From the shortest on: what the shorter belong to is remembered for the longer, which belong to the same.
+        shortest_first = sorted(stems, key=len)
+        places = [place for stem in shortest_first for place in self._images_at(number, table, stem)]
         if is_image_name(name) and (place := table.find(name)) is not None and self._is_file(number, table, place):
             places.append(place)
         return {owner for place in places for owner in self._meant(number << PLACE_BITS | place)}
 
     def _images_at(self, number: int, table: Table, stem: bytes) -> Iterator[int]:
         """The places of the images of a stem."""
-        for place in table.beginning_with(stem + b"."):
+        index, places = self._places.get(number), list[int]()
+        if index is None:
+            places = [*islice(table.beginning_with(stem + b"."), MANY_OF_A_STEM + 1)]
+            if len(places) > MANY_OF_A_STEM:
+                index = self._places[number] = self._image_places(number)
+        for place in places if index is None else index.find(stem):
             name = table.name(place)
-            if b"." not in name[len(stem) + 1 :] and is_image_name(name) and self._is_file(number, table, place):
+            if name.rpartition(b".")[0] == stem and is_image_name(name) and self._is_file(number, table, place):
                 yield place
 
-    def _meant(self, image: int) -> set[int]:
+    def _image_places(self, number: int) -> _Index:
+        """The images of a directory, by stem: places, not nodeids."""
+        names = ((nodeid & PLACE_MASK, name) for nodeid, name in self._files(number) if is_image_name(name))
+        return _Index((name.rpartition(b".")[0], place) for place, name in names)
+
+    def _meant_by(self, image: int) -> set[int]:
         """An image, or those that it belongs to."""
         number, name, _is_link = self._view.entry(image)
         return (stems_before_labels(stem_of(name)) and self._owners_beside(number, name)) or {image}

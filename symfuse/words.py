@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import string
 from itertools import chain, pairwise
 
 
@@ -57,13 +58,14 @@ def _words_and_numbers(name: bytes) -> list[bytes]:
     return found
 
 
-#: Letters cut to words are the only parts that `stems_before_labels` looks into; signs are ASCII.
-_PART = re.compile(rb"[A-Za-z]+|[0-9]+|[\x80-\xff]+|[^A-Za-z0-9\x80-\xff]+")
+#: Signs are ASCII.
+_LETTERS = string.ascii_letters.encode()
 _NO_LETTERS = bytes(code for code in range(0x80) if not chr(code).isalpha())
 _SIGNS = bytes(code for code in _NO_LETTERS if not chr(code).isdigit())
 _SIGN = re.compile(rb"[^A-Za-z0-9\x80-\xff]")
-_FIRST_FOREIGN = 0x80
-_LABEL_ENDINGS = tuple(LABEL_WORDS)
+#: One of these ends whatever ends in a word for labels.
+_LABEL_ENDINGS = tuple(word for word in LABEL_WORDS if not word.endswith(tuple(LABEL_WORDS - {word})))
+_LONGEST_ENDING = max(map(len, _LABEL_ENDINGS))
 
 
 def stems_before_labels(stem: bytes) -> list[bytes]:
@@ -71,18 +73,16 @@ def stems_before_labels(stem: bytes) -> list[bytes]:
 
     Such a word comes at once, or after signs, and nothing follows it but such words, digits and signs.
     """
-    if not stem.rstrip(_NO_LETTERS).lower().endswith(_LABEL_ENDINGS):
-        return []  # at once, as for nearly all
     found: list[bytes] = []
-    for start, part in reversed(_parts(stem)):
-        if part.isalpha():
-            if part.lower() not in LABEL_WORDS:
-                break
-            rest = stem[:start]
-            bare = rest.rstrip(_SIGNS)
-            found += [rest[:end] for end in range(len(rest), max(len(bare), 1) - 1, -1)]
-        elif part[0] >= _FIRST_FOREIGN:
-            break
+    rest = stem.rstrip(_NO_LETTERS)
+    while rest[-_LONGEST_ENDING:].lower().endswith(_LABEL_ENDINGS):  # of nearly all this is asked once
+        for word in reversed(_cut(rest[len(rest.rstrip(_LETTERS)) :])):
+            if word.lower() not in LABEL_WORDS:
+                return found
+            rest = rest[: -len(word)]
+            shortest = max(len(rest.rstrip(_SIGNS)), 1)
+            found += [rest[:end] for end in range(len(rest), shortest - 1, -1)]
+        rest = rest.rstrip(_NO_LETTERS)
     return found
 
 
@@ -91,18 +91,9 @@ def stems_before_signs(stem: bytes) -> list[bytes]:
     return [stem[: match.start()] for match in reversed([*_SIGN.finditer(stem)]) if match.start()]
 
 
-def _parts(stem: bytes) -> list[tuple[int, bytes]]:
-    """Words, numbers, signs and runs of other bytes, each with where it begins."""
-    found: list[tuple[int, bytes]] = []
-    for match in _PART.finditer(stem):
-        start, run = match.span()[0], match.group()
-        if run.isalpha() and run.lower() not in _KNOWN:
-            for word in _CUT.split(run):
-                found.append((start, word))
-                start += len(word)
-        else:
-            found.append((start, run))
-    return found
+def _cut(run: bytes) -> list[bytes]:
+    """The words of a run of letters, as they are written."""
+    return [run] if run.lower() in _KNOWN else _CUT.split(run)
 
 
 def is_for_images(name: bytes) -> bool:

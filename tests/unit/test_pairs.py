@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from bisect import bisect_left
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from symfuse.errors import DatasetRefused, ExitStatus
 from symfuse.explain import explain, hidden_below
 from symfuse.policy import BrokenImages, Dedup, Finding, Kind, Policy, SameBy, Scope, SideFiles
 from symfuse.selection import select
+from symfuse.table import Table
 from symfuse.view import View
 from tests.support.pictures import CUT, A, B, C
 from tests.support.trees import Entry, Name, hardlink, link, tree
@@ -377,3 +379,59 @@ def test_a_few_files_without_the_names_of_images_are_no_pairs(tmp_path: Path) ->
         "annotations": {"boxes.json": b"{}", "license.md": b"", "classes.zip": b""},
     }
     assert hidden(tmp_path, dataset) == {"images/img_2.png": "duplicate"}
+
+
+# -- names that somebody chose to keep a mount busy --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("word", ["_mask", "Gt"])
+def test_masks_of_masks_are_no_trouble_however_long_their_row(tmp_path: Path, word: str) -> None:
+    """There are 2^40 ways from the last mask of forty to their image."""
+    row = range(1, 41 if word == "_mask" else 120)
+    names: dict[Name, Entry] = {f"{image}{word * n}.png": A for image in "ab" for n in row}
+    expected = {"b.png": "duplicate"} | {f"b{word * n}.png": "side-file" for n in row}
+    assert hidden(tmp_path, {**names, "a.png": A, "b.png": A}) == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "images"),
+    [
+        (["{n:03}.png", "{n:03}_mask.png"], 300),
+        (["{n:03}.png", "{n:03}-mask.png"], 300),
+        (["a.mask{n:03}.png"], 0),
+        (["mask-mask-mask-mask-mask-{n:03}.png"], 300),
+        (["{n:03}_mask_mask_mask_mask_mask.png"], 300),
+    ],
+)
+def test_names_are_looked_at_a_few_times_each_however_many_stand_beside_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: list[str], images: int
+) -> None:
+    many = 300
+    policy = by(SameBy.TARGET)
+    entries: dict[Name, Entry] = {name.format(n=n): A for name in names for n in range(many)}
+    root = tree(tmp_path / "dataset", {"0.png": A, **entries, "a.png": hardlink("0.png")})
+    view = View(Dataset(os.fsencode(root), policy))
+    view.freeze_all()
+    looked_at = 0
+
+    def counted(table: Table, place: int) -> bytes:
+        nonlocal looked_at
+        looked_at += 1
+        return name_of(table, place)
+
+    name_of = Table.name
+    monkeypatch.setattr(Table, "name", counted)
+    monkeypatch.setattr(Table, "first_from", lambda table, name: bisect_left(range(len(table)), name, key=table.name))
+    select(view, policy, on_work=lambda _work: None, stop=threading.Event())
+    assert view.progress().compared == images + 2, "with those that are the same, one of which is hidden"
+    assert looked_at < 50 * many
+    view.close()
+
+
+def test_masks_just_behind_their_images_are_not_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a million may stand in a directory of a million, which takes little longer than to list it."""
+    entries: dict[Name, Entry] = {name: A for n in range(100) for name in (f"{n:02}.png", f"{n:02}_mask.png")}
+    monkeypatch.setattr(Table, "beginning_with", lambda _table, prefix: pytest.fail(f"looked for {prefix!r}"))
+    view = selected(tree(tmp_path / "dataset", entries), by(SameBy.TARGET))
+    assert view.progress().compared == 100
+    view.close()

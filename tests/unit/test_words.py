@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from symfuse.words import is_for_images, rest_of_split, split_of, words
+from symfuse.words import is_for_images, rest_of_split, split_of, stems_before_labels, words
 
 
 @pytest.mark.parametrize(
@@ -58,3 +58,26 @@ def test_other_names_are_none_of_a_split(name: str) -> None:
                                                 ("cat_images", False), ("001", False), ("masks", False)])  # fmt: skip
 def test_names_with_words_for_images_alone(name: str, *, expected: bool) -> None:
     assert is_for_images(name.encode()) is expected
+
+
+@pytest.mark.parametrize(
+    ("stem", "expected"),
+    [
+        ("a_mask", ["a_", "a"]),
+        ("a_mask_1", ["a_", "a"]),
+        ("7mask", ["7"]),
+        ("aMask", ["a"]),
+        ("aGroundTruth", ["aGround", "a"]),
+        ("a_GroundTruth", ["a_", "a"]),
+        ("a mask-GT (2)", ["a mask-", "a mask", "a ", "a"]),
+        ("__mask", ["__", "_"]),
+        ("é_mask", ["é_", "é"]),
+        ("mask", []),
+        ("a_mask_b", []),
+        ("a_maské", []),
+        ("unmask", []),
+        ("a_mask_unmask", []),
+    ],
+)
+def test_what_stands_before_words_for_labels(stem: str, expected: list[str]) -> None:
+    assert stems_before_labels(stem.encode()) == [each.encode() for each in expected]
