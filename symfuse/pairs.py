@@ -6,31 +6,24 @@ and then for one file at a time: a million images with a million labels need no 
 
 from __future__ import annotations
 
-import bisect
 import functools
 import os
-from array import array
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
-from symfuse.census import Census
+from symfuse.census import HIDDEN_FOR_CONTENT, SIDE_ENDINGS, Census, Index, is_side_name, may_be_label, stem_of
 from symfuse.errors import DatasetRefused
 from symfuse.names import IMAGE_ENDINGS, is_image_name
 from symfuse.policy import Kind
 from symfuse.table import Table
 from symfuse.view import PLACE_BITS, PLACE_MASK, View
-from symfuse.words import LABEL_WORDS, split_words, stems_before_labels, stems_before_signs
+from symfuse.words import STEM_LABEL_WORDS, stems_before_labels, stems_before_signs
 
-#: What labels and captions beside an image end in.
-SIDE_ENDINGS = (
-    *(b".txt", b".json", b".xml", b".npy", b".npz", b".mat", b".pts", b".csv", b".yaml", b".yml"),
-    *(b".caption", b".tags", b".cls", b".geojson", b".xmp", b".aae"),
-)
-#: Why an image is hidden for its content; what belongs to it follows.
-HIDDEN_FOR_CONTENT = frozenset({Kind.DUPLICATE, Kind.LEAK, Kind.CONFLICT, Kind.BROKEN})
-#: Where so many files stand beside images, and none belongs to any by its name, they may be pairs by their order.
+#: Where so many labels are there for images, and less of them have the names of any, they may be pairs by their order.
 ENOUGH_FOR_PAIRS = 0.5
+ENOUGH_NAMES = 0.5
+#: More directories that face one of labels than these have an index in common.
+FEW_OPPOSITES = 8
 
 #: What a file is by its name: never compared, an image, or one if its content begins so.
 NEVER, IMAGE, PERHAPS = 0, 1, 2
@@ -43,12 +36,9 @@ _SIDE_ENDINGS = frozenset(SIDE_ENDINGS)
 #: No ending of an image's name is longer.
 _ENDING_BYTES = max(map(len, IMAGE_ENDINGS))
 #: Words that are in every name that has a word for labels.
-_MENTIONS = [word for word in LABEL_WORDS if not any(other in word for other in LABEL_WORDS - {word})]
+_MENTIONS = [word for word in STEM_LABEL_WORDS if not any(other in word for other in STEM_LABEL_WORDS - {word})]
 #: Signs as ranges: the first, and what comes behind the last.
 _SIGNS = ((b"\x01", b"0"), (b":", b"A"), (b"[", b"a"), (b"{", b"\x80"))
-_HASH = (1 << 32) - 1
-#: Where more names than these begin with a stem and a dot, images are found otherwise than by looking at each.
-MANY_OF_A_STEM = 16
 
 
 class Facing(NamedTuple):
@@ -56,16 +46,6 @@ class Facing(NamedTuple):
 
     label: int
     names: tuple[bytes, ...]
-
-
-def stem_of(name: bytes) -> bytes:
-    """A name without its last ending."""
-    return name.rpartition(b".")[0] or name
-
-
-def is_side_name(name: bytes) -> bool:
-    """Whether a name ends as those of labels and captions do that stand beside their images."""
-    return name.lower().endswith(SIDE_ENDINGS)
 
 
 def _is_label_of(name: bytes, image: bytes) -> bool:
@@ -93,14 +73,20 @@ class Pairs:
                 self._facing.setdefault(number, []).append(label)
         self._label_above: dict[int, int] = {}  # directory -> the label directory that it is, or lies in
         self._by_place: dict[int, bool] = {}  # label directory -> whether files there go by their places
-        self._decided: set[int] = set()  # label directories whose files are known to belong to images by their names
+        self._decided: dict[int, bool] = {}  # label directory -> whether its files are known to go by their names
         self._opposite: dict[int, list[int]] = {}  # directory of labels -> those with their images
+        self._beneath: dict[int, dict[bytes, list[int]]] = {}  # directory of labels -> what its directories may be of
+        self._opposite_images: dict[int, Index] = {}  # directory of labels -> images of many that face it, by stem
+        self._by_name: dict[int, dict[bytes, set[int]]] = {}  # label directory -> the images of a label's stem
+        self._named_hidden: dict[
+            tuple[int, bytes], bool
+        ] = {}  # (label directory, stem) -> whether all these are hidden
+        self._named: dict[tuple[int, bytes], bool] = {}  # (label directory, name) -> whether such images have labels
         self._company: dict[int, bool] = {}  # directory -> whether anything may belong to its images
-        self._faces: dict[int, list[Facing]] = {}  # directory of images -> the places of their labels
-        self._images: dict[int, _Index] = {}  # label directory -> the images of its counterparts, by stem
-        self._labels: dict[int, _Index] = {}  # label directory -> its files, by stem
-        self._beside: dict[int, _Index] = {}  # directory -> files with words for labels behind their stems
-        self._places: dict[int, _Index] = {}  # directory -> the places of its images, by stem
+        self._faces: dict[int, dict[Facing, None]] = {}  # directory of images -> the places of their labels
+        self._images: dict[int, Index] = {}  # id of counterparts -> their images, by stem
+        self._labels: dict[int, Index] = {}  # label directory -> its files, by stem
+        self._beside: dict[int, Index] = {}  # directory -> files with words for labels behind their stems
         # Remembered, or a mask of a mask of a mask… would be asked for once for each way there is to the image.
         self._meant = functools.lru_cache(maxsize=4096)(self._meant_by)
 
@@ -113,11 +99,13 @@ class Pairs:
         is_behind_mask = functools.lru_cache(maxsize=4096)(_is_behind_stem_of_mask)
 
         def of_directory(number: int) -> Role | None:
-            table = self._table(number)
+            table = self._census.table(number)
             if table is None or census.is_in_labels(number) or census.is_in_store(number):
                 return None
             may_have_masks = self._mentions_labels(number)
-            has_image = functools.lru_cache(maxsize=4096)(lambda stem: self._has_image_at(number, table, stem))
+            has_image = functools.lru_cache(maxsize=4096)(
+                lambda stem: any(True for _ in census.images_of_stem(number, stem))
+            )
             last = last_stem = b""  # image, by name
 
             def role(place: int, name: bytes) -> int:  # a million times
@@ -150,12 +138,9 @@ class Pairs:
         near = [table.name(at) for at in (place - 1, place + 1) if 0 <= at < len(table)]
         return any(has_image(each) for each in stems if any(name.startswith(each) for name in near))
 
-    def _has_image_at(self, number: int, table: Table, stem: bytes) -> bool:
-        return any(True for _place in self._images_at(number, table, stem))
-
     def _mentions_labels(self, number: int) -> bool:
         """False where no name in a directory has a word for labels."""
-        table = self._table(number)
+        table = self._census.table(number)
         return table is not None and table.mentions(_MENTIONS)
 
     def _is_just_before(self, number: int, table: Table, place: int, name: bytes) -> bool:
@@ -164,7 +149,7 @@ class Pairs:
         return (
             near < len(table)
             and _is_label_of(name, other := table.name(near))
-            and (is_image_name(other) and self._is_file(number, table, near))
+            and (is_image_name(other) and self._census.is_file(number, table, near))
         )
 
     def is_side_file(self, nodeid: int) -> bool:
@@ -182,7 +167,7 @@ class Pairs:
             return self._owners_beside(number, name)
         if self._goes_by_place(label):
             return self._owners_at_place(number, name)
-        return self._owners_by_name(label, name)
+        return self._owners_by_name(label, stem_of(name))
 
     def _owners_beside(self, number: int, name: bytes) -> set[int]:
         """In its own directory."""
@@ -194,40 +179,43 @@ class Pairs:
         return set()
 
     def _owners_at_place(self, number: int, name: bytes) -> set[int]:
-        stem = stem_of(name)
-        stems = [stem, *stems_before_labels(stem)]
-        found: set[int] = set()
-        for each in self._opposites(number):
-            found |= self._images_of(each, stems, name=stem) | self._owners_of_longer(each, stem)
+        if not self._opposites(number):
+            return set()
+        return self._owners_among(stem_of(name), lambda stem: self._images_at_place(number, stem))
+
+    def _owners_by_name(self, label: int, stem: bytes) -> set[int]:
+        """Wherever they lie; found once for all labels of a stem, which may be many."""
+        known = self._by_name.setdefault(label, {})
+        found = known.get(stem)
+        if found is None:
+            found = known[stem] = self._owners_among(stem, lambda stem: self._images_named(label, stem))
         return found
 
-    def _owners_of_longer(self, number: int, stem: bytes) -> set[int]:
-        """The images of a directory with the longest stem that another begins with, where a sign follows in that."""
-        table = self._table(number)
-        if table is None:
-            return set()
-        for before in stems_before_signs(stem):
-            if any(True for _place in self._images_at(number, table, before)):
-                longer = (stem[:end] for end in range(len(before) + 1, len(stem) + 1))
-                if any(True for each in longer for _place in self._images_at(number, table, each)):
-                    return set()
-                return self._images_of(number, [before])
-        return set()
-
-    def _owners_by_name(self, label: int, name: bytes) -> set[int]:
-        stem = stem_of(name)
+    def _owners_among(self, stem: bytes, images: Callable[[bytes], set[int]]) -> set[int]:
+        """The images that a label with this stem belongs to, of those that `images` knows by their stems."""
         found: set[int] = set()
         for key in (stem, *stems_before_labels(stem)):
-            found |= self._images_named(label, key)
+            found |= images(key)
         if is_image_name(stem):
-            found |= {image for image in self._images_below(label).find(stem_of(stem)) if self._name(image) == stem}
+            found |= {image for image in images(stem_of(stem)) if self._name(image) == stem}
         for before in stems_before_signs(stem):
-            if images := self._images_named(label, before):
-                longer = (stem[:end] for end in range(len(before) + 1, len(stem) + 1))
-                if not any(self._images_named(label, each) for each in longer):
-                    found |= images
+            if of_longer := images(before):
+                if not any(images(stem[:end]) for end in range(len(before) + 1, len(stem) + 1)):
+                    found |= of_longer
                 break
         return {owner for image in found for owner in self._meant(image)}
+
+    def _images_at_place(self, number: int, stem: bytes) -> set[int]:
+        """The images of a stem in the directories that face a directory of labels."""
+        opposites = self._opposites(number)
+        if len(opposites) <= FEW_OPPOSITES:
+            places = ((each, place) for each in opposites for place in self._census.images_of_stem(each, stem))
+            return {each << PLACE_BITS | place for each, place in places}
+        index = self._opposite_images.get(number)
+        if index is None:
+            images = (image for each in opposites for image in self._census.images(each))
+            index = self._opposite_images[number] = Index((stem_of(name), nodeid) for nodeid, name in images)
+        return {image for image in index.find(stem) if stem_of(self._name(image)) == stem}
 
     def _images_named(self, label: int, stem: bytes) -> set[int]:
         """The images of a stem in a label directory's counterparts, wherever they lie."""
@@ -235,32 +223,16 @@ class Pairs:
 
     def _images_of(self, number: int, stems: Iterable[bytes], *, name: bytes = b"") -> set[int]:
         """The images of a directory with one of these stems, or this name; instead of a mask those it belongs to."""
-        table = self._table(number)
-        if table is None:
-            return set()
         # From the shortest on: what the shorter belong to is remembered for the longer, which belong to the same.
         shortest_first = sorted(stems, key=len)
-        places = [place for stem in shortest_first for place in self._images_at(number, table, stem)]
-        if is_image_name(name) and (place := table.find(name)) is not None and self._is_file(number, table, place):
-            places.append(place)
+        places = [place for stem in shortest_first for place in self._census.images_of_stem(number, stem)]
+        if is_image_name(name):
+            places += [
+                place
+                for place in self._census.images_of_stem(number, stem_of(name))
+                if self._name(number << PLACE_BITS | place) == name
+            ]
         return {owner for place in places for owner in self._meant(number << PLACE_BITS | place)}
-
-    def _images_at(self, number: int, table: Table, stem: bytes) -> Iterator[int]:
-        """The places of the images of a stem."""
-        index, places = self._places.get(number), list[int]()
-        if index is None:
-            places = [*islice(table.beginning_with(stem + b"."), MANY_OF_A_STEM + 1)]
-            if len(places) > MANY_OF_A_STEM:
-                index = self._places[number] = self._image_places(number)
-        for place in places if index is None else index.find(stem):
-            name = table.name(place)
-            if name.rpartition(b".")[0] == stem and is_image_name(name) and self._is_file(number, table, place):
-                yield place
-
-    def _image_places(self, number: int) -> _Index:
-        """The images of a directory, by stem: places, not nodeids."""
-        names = ((nodeid & PLACE_MASK, name) for nodeid, name in self._files(number) if is_image_name(name))
-        return _Index((name.rpartition(b".")[0], place) for place, name in names)
 
     def _meant_by(self, image: int) -> set[int]:
         """An image, or those that it belongs to."""
@@ -285,7 +257,7 @@ class Pairs:
         if found is None:
             found = self._by_place[label] = any(
                 self._owners_at_place(number, name)
-                for number in self._below(label)
+                for number in self._census.below(label)
                 if self._opposites(number)
                 for name in self._names(number)
             )
@@ -296,32 +268,46 @@ class Pairs:
         found = self._opposite.get(number)
         if found is None:
             label = self._label_directory(number)
-            counterparts = self._census.labels[label]
-            names = self._names_between(label, number)
-            if counterparts.is_own:
-                ends = [self._descend(each, names) for each in counterparts.directories]
+            if number == label:
+                found = [*self._census.labels[label].directories]
             else:
-                beside = self._view.parent(label)
-                top = self._descend(beside, names[:1])
-                ends = [self._descend(beside, names)] if top in counterparts.directories else []
-            found = self._opposite[number] = [end for end in ends if end is not None and self._counts(end)]
+                found = self._opposites_beneath(self._view.parent(number)).get(self._census.name(number), [])
+            self._opposite[number] = found
         return found
 
-    def _faced(self, number: int) -> list[Facing]:
+    def _opposites_beneath(self, number: int) -> dict[bytes, list[int]]:
+        """The same for the directories in one, by their names: asked for once, for there may be many of them."""
+        found = self._beneath.get(number)
+        if found is None:
+            label = self._label_directory(number)
+            counterparts = self._census.labels[label]
+            above = self._view.parent(label)
+            found = {}
+            if number == label and not counterparts.is_own:
+                for each in counterparts.directories:
+                    found.setdefault(self._census.name(each), []).append(each)
+            for each in self._opposites(number):
+                for child in self._census.children(each) if each != above else ():
+                    if self._counts(child):
+                        found.setdefault(self._census.name(child), []).append(child)
+            self._beneath[number] = found
+        return found
+
+    def _faced(self, number: int) -> Iterable[Facing]:
         """Where the labels of a directory's images have their places."""
         found = self._faces.get(number)
         if found is None:
-            found = []
-            above = number
+            found = {}
+            above, names = number, tuple[bytes, ...]()
             while True:
                 for label in self._facing.get(above, ()):
-                    base = above if self._census.labels[label].is_own else self._view.parent(label)
-                    names = self._names_between(base, number)
-                    if (label, names) not in found:
-                        found.append(Facing(label, names))
+                    found[Facing(label, names)] = None
+                    if not self._census.labels[label].is_own and above != self._view.parent(label):
+                        found[Facing(label, (self._census.name(above), *names))] = None
                 parent = self._view.parent(above)
                 if parent == above:
                     break
+                names = (self._census.name(above), *names)
                 above = parent
             self._faces[number] = found
         return found
@@ -329,18 +315,10 @@ class Pairs:
     def _counts(self, number: int) -> bool:
         return not self._census.is_in_labels(number) and not self._census.is_in_store(number)
 
-    def _names_between(self, above: int, number: int) -> tuple[bytes, ...]:
-        """The names on the way from a directory down to another."""
-        names: list[bytes] = []
-        while number != above:
-            names.append(self._census.name(number))
-            number = self._view.parent(number)
-        return tuple(reversed(names))
-
     def _descend(self, number: int, names: Iterable[bytes]) -> int | None:
         """The directory that is shown there, if one is."""
         for name in names:
-            table = self._table(number)
+            table = self._census.table(number)
             place = None if table is None else table.find(name)
             child = None if place is None else self._view.child(number, place)
             if child is None:
@@ -348,21 +326,13 @@ class Pairs:
             number = child
         return number
 
-    def _below(self, number: int) -> Iterator[int]:
-        """A directory and all below it, array stores left out."""
-        found = [number]
-        for each in found:  # which grows meanwhile
-            if not self._census.is_in_store(each):
-                yield each
-                found += self._census.children(each)
-
     def _counterparts_below(self, label: int) -> Iterator[int]:
         """All directories whose images a label directory's files may belong to."""
         for counterpart in self._census.labels[label].directories:
             if counterpart == self._view.parent(label):
                 yield counterpart  # only what stands there itself is beside the labels
             else:
-                yield from filter(self._counts, self._below(counterpart))
+                yield from filter(self._counts, self._census.below(counterpart))
 
     # -- hiding what belongs to hidden images -------------------------------------------------------------------
 
@@ -376,128 +346,141 @@ class Pairs:
                 return
             # to what is an image by its content alone nothing belongs
             if self._has_company(image >> PLACE_BITS) and is_image_name(self._name(image)):
-                self._refuse_undecidable(image)
                 self._follow(image)
+                self._follow_to_labels(image)
 
     def _has_company(self, number: int) -> bool:
         """False where nothing can belong to the images of a directory, as in most; at once, for a million images."""
         found = self._company.get(number)
         if found is None:
-            table = self._table(number)
+            table = self._census.table(number)
             mentions = table is not None and table.mentions([*_MENTIONS, *SIDE_ENDINGS])
             found = self._company[number] = mentions or bool(self._faced(number)) or bool(self._label_directory(number))
         return found
 
     def _follow(self, image: int) -> None:
-        images = [image]
-        for each in images:  # which grows meanwhile: a mask that is hidden may have files of its own
-            for nodeid in self._candidates(each):
-                if self._is_hidden(nodeid):
-                    continue
-                owners = self.owners(nodeid)
-                if owners and all(map(self._is_hidden, owners)):
-                    self._view.hide(nodeid, Kind.SIDE_FILE, stand_in=min(owners))
-                    images.append(nodeid)
-
-    def _candidates(self, image: int) -> list[int]:
-        """Files that may belong to an image by their names and places."""
+        """Hide what belongs to an image in its own directory."""
         number, name, _is_link = self._view.entry(image)
-        stem = stem_of(name)
-        found = [*self._of_stem(number, stem)]
-        if not self._label_directory(number):
-            for label, names in self._faced(number):
-                if not self._goes_by_place(label):
-                    for key in (stem, name):
-                        found += self._labels_below(label).find(key)
-                elif (place := self._descend(label, names)) is not None:
-                    found += [*self._of_stem(place, stem), *self._with_sign_behind(place, stem)]
-        return [nodeid for nodeid in dict.fromkeys(found) if nodeid != image]
+        stems = [stem_of(name)]
+        while stems:
+            hidden = [nodeid for nodeid in self._of_stem(number, stems.pop()) if self._hide_with_owners(nodeid)]
+            stems += [stem_of(self._name(nodeid)) for nodeid in hidden]  # a hidden mask may have files of its own
+
+    def _follow_to_labels(self, image: int) -> None:
+        """Hide what belongs to an image in label directories. Errors: DatasetRefused when it cannot be known."""
+        number, name, _is_link = self._view.entry(image)
+        has_labels: dict[int, bool] = {}
+        for label, names in self._faced(number):
+            if self._goes_by_place(label):
+                place = self._descend(label, names)
+                found = place is not None and self._follow_at_place(image, place, stem_of(name))
+            else:
+                found = self._follow_by_name(image, label, name)
+            has_labels[label] = has_labels.get(label, False) or found
+        for label, found in has_labels.items():
+            if not found and not self._is_decided(label):
+                self._refuse(image, label)
+
+    def _follow_at_place(self, image: int, place: int, stem: bytes) -> bool:
+        """Hide the labels of an image in a directory; False where it has none there."""
+        found = False
+        for nodeid in dict.fromkeys([*self._of_stem(place, stem), *self._with_sign_behind(place, stem)]):
+            found = found or image in self.owners(nodeid)
+            self._hide_with_owners(nodeid)
+        return found
+
+    def _follow_by_name(self, image: int, label: int, name: bytes) -> bool:
+        """The same for the labels of all images of a name, wherever they are: done once for all these images."""
+        found = self._named.get((label, name))
+        if found is None:
+            found = False
+            for key in {stem_of(name), name}:
+                for nodeid in self._labels_below(label).find(key):
+                    stem = stem_of(self._name(nodeid))
+                    owners = self._owners_by_name(label, stem)
+                    found = found or image in owners
+                    is_hidden = self._named_hidden.get((label, stem))
+                    if is_hidden is None:
+                        is_hidden = self._named_hidden[label, stem] = all(map(self._is_hidden, owners))
+                    if owners and is_hidden and not self._is_hidden(nodeid):
+                        self._view.hide(nodeid, Kind.SIDE_FILE, stand_in=min(owners))
+            self._named[label, name] = found
+        return found
+
+    def _hide_with_owners(self, nodeid: int) -> bool:
+        """Hide a file where all images that it belongs to are hidden; False where it is hidden already, or stays."""
+        if self._is_hidden(nodeid):
+            return False
+        owners = self.owners(nodeid)
+        if not owners or not all(map(self._is_hidden, owners)):
+            return False
+        self._view.hide(nodeid, Kind.SIDE_FILE, stand_in=min(owners))
+        return True
 
     def _of_stem(self, number: int, stem: bytes) -> Iterator[int]:
         """The files of a directory whose name is a stem, with whatever behind a dot or with words for labels."""
-        table = self._table(number)
+        table = self._census.table(number)
         if table is None:
             return
         alone = table.find(stem)
         for place in [*([] if alone is None else [alone]), *table.beginning_with(stem + b".")]:
-            if self._is_file(number, table, place):
+            if self._census.is_file(number, table, place):
                 yield number << PLACE_BITS | place
         index = self._beside.get(number)
         if index is None:
-            index = self._beside[number] = _Index(
+            index = self._beside[number] = Index(
                 (key, nodeid)
-                for nodeid, name in (self._files(number) if self._mentions_labels(number) else ())
+                for nodeid, name in (self._census.files(number) if self._mentions_labels(number) else ())
                 for key in stems_before_labels(stem_of(name))
             )
         yield from index.find(stem)
 
     def _with_sign_behind(self, number: int, stem: bytes) -> Iterator[int]:
         """The files of a directory whose names go on with a sign behind a stem."""
-        table = self._table(number)
+        table = self._census.table(number)
         for first, end in _SIGNS if table is not None else ():
             assert table is not None, "or there are no signs to look for"
             for place in range(table.first_from(stem + first), table.first_from(stem + end)):
-                if self._is_file(number, table, place):
+                if self._census.is_file(number, table, place):
                     yield number << PLACE_BITS | place
 
-    def _refuse_undecidable(self, image: int) -> None:
-        """Errors: DatasetRefused when an image goes with files that are known by their order alone."""
-        for label, _names in self._faced(image >> PLACE_BITS):
-            if self._census.labels[label].is_own and label not in self._decided:
-                if not self._goes_by_place(label) and not self._has_names_of_images(label) and self._may_pair(label):
-                    counterpart = next(
-                        each for each in self._census.labels[label].directories if self._has(each, image)
-                    )
-                    images, labels, path = (os.fsdecode(self._view.path(each)) for each in (counterpart, label, image))
-                    raise DatasetRefused(
-                        f"{path} would be hidden, and what belongs to it in {labels} cannot be known: no name there "
-                        f"is that of an image in {images}, so they may go by their order, which hiding would shift",
-                        "hide images alone with --side-files keep",
-                    )
-                self._decided.add(label)
+    def _refuse(self, image: int, label: int) -> NoReturn:
+        """Errors: DatasetRefused, as labels may go by their order."""
+        labels, path = (os.fsdecode(self._view.path(each)) for each in (label, image))
+        raise DatasetRefused(
+            f"{path} would be hidden, and what belongs to it in {labels} cannot be known: few names there are those of "
+            f"images, so they may go by their order, which hiding would shift",
+            "hide images alone with --side-files keep",
+        )
 
-    def _has(self, directory: int, image: int) -> bool:
-        number = image >> PLACE_BITS
-        while number != directory and number != self._view.parent(number):
-            number = self._view.parent(number)
-        return number == directory
+    def _is_decided(self, label: int) -> bool:
+        """Whether the files of a label directory belong to images by their names, or are too few to be pairs."""
+        found = self._decided.get(label)
+        if found is None:
+            labels = sum(1 for _ in self._labels_in(label))
+            images = sum(is_image_name(name) for each in self._counterparts_below(label) for name in self._names(each))
+            found = self._decided[label] = (
+                labels < ENOUGH_FOR_PAIRS * images or not labels or self._has_owners(label, labels * ENOUGH_NAMES)
+            )
+        return found
 
-    def _has_names_of_images(self, label: int) -> bool:
-        return any(self._owners_by_name(label, name) for number in self._below(label) for name in self._names(number))
+    def _has_owners(self, label: int, enough: float) -> bool:
+        """Whether so many files of a label directory belong to images."""
+        known = 0
+        for nodeid in self._labels_in(label):
+            known += bool(self.owners(nodeid))
+            if known >= enough:
+                return True
+        return False
 
-    def _may_pair(self, label: int) -> bool:
-        """Whether a label directory has enough files for one of each image; lists of a split are none."""
-        names = (name for number in self._below(label) for name in self._names(number))
-        labels = sum((is_image_name(name) or is_side_name(name)) and not split_words(name) for name in names)
-        images = sum(is_image_name(name) for each in self._counterparts_below(label) for name in self._names(each))
-        return labels > 0 and labels >= ENOUGH_FOR_PAIRS * images
+    def _labels_in(self, label: int) -> Iterator[int]:
+        for number in self._census.below(label):
+            yield from (nodeid for nodeid, name in self._census.files(number) if may_be_label(name))
 
     # -- the view -----------------------------------------------------------------------------------------------
 
-    def _table(self, number: int) -> Table | None:
-        """A directory's table; None where it could not be frozen."""
-        try:
-            return self._view.table(number) if self._view.directory(number).is_frozen else None
-        except OSError:
-            return None
-
-    def _is_file(self, number: int, table: Table, place: int) -> bool:
-        """Whether a file is shown at a place, or was before it was hidden for its content."""
-        if place in table.problems or place in table.subdirectories:
-            return False
-        kind = self._view.directory(number).absent.get(place)
-        return kind is None or kind in HIDDEN_FOR_CONTENT or kind is Kind.SIDE_FILE
-
-    def _files(self, number: int) -> Iterator[tuple[int, bytes]]:
-        """Nodeid and name of all files of a directory."""
-        table = self._table(number)
-        for place in range(len(table) if table is not None else 0):
-            assert table is not None, "its length was asked for"
-            if self._is_file(number, table, place):
-                yield number << PLACE_BITS | place, table.name(place)
-
     def _names(self, number: int) -> Iterator[bytes]:
-        return (name for _nodeid, name in self._files(number))
+        return (name for _nodeid, name in self._census.files(number))
 
     def _name(self, nodeid: int) -> bytes:
         return self._view.entry(nodeid)[1]
@@ -505,45 +488,25 @@ class Pairs:
     def _is_hidden(self, nodeid: int) -> bool:
         return (nodeid & PLACE_MASK) in self._view.directory(nodeid >> PLACE_BITS).absent
 
-    def _images_below(self, label: int) -> _Index:
-        index = self._images.get(label)
+    def _images_below(self, label: int) -> Index:
+        known = id(self._census.labels[label])  # many may be of the same images
+        index = self._images.get(known)
         if index is None:
-            index = self._images[label] = _Index(
+            index = self._images[known] = Index(
                 (stem_of(name), nodeid)
                 for number in self._counterparts_below(label)
-                for nodeid, name in self._files(number)
+                for nodeid, name in self._census.files(number)
                 if is_image_name(name)
             )
         return index
 
-    def _labels_below(self, label: int) -> _Index:
+    def _labels_below(self, label: int) -> Index:
         index = self._labels.get(label)
         if index is None:
-            index = self._labels[label] = _Index(
+            index = self._labels[label] = Index(
                 (key, nodeid)
-                for number in self._below(label)
-                for nodeid, name in self._files(number)
+                for number in self._census.below(label)
+                for nodeid, name in self._census.files(number)
                 for key in {stem_of(name), *stems_before_labels(stem_of(name)), *stems_before_signs(stem_of(name))}
             )
         return index
-
-
-class _Index:
-    """Nodeids by a name, packed, for there may be a million; now and then one of another name is found, too."""
-
-    def __init__(self, entries: Iterable[tuple[bytes, int]]) -> None:
-        self._nodeids = array("Q")
-        hashes: list[int] = []
-        for name, nodeid in entries:
-            hashes.append((hash(name) & _HASH) << 32 | len(self._nodeids))
-            self._nodeids.append(nodeid)
-        hashes.sort()
-        self._hashes = array("Q", hashes)
-
-    def find(self, name: bytes) -> Iterator[int]:
-        """The nodeids of a name, in the order of the view, and few others."""
-        first = (hash(name) & _HASH) << 32
-        for place in range(bisect.bisect_left(self._hashes, first), len(self._hashes)):
-            if self._hashes[place] >> 32 != first >> 32:
-                return
-            yield self._nodeids[self._hashes[place] & _HASH]

@@ -11,12 +11,17 @@ def _set(text: str) -> frozenset[bytes]:
     return frozenset(text.encode().split())
 
 
-IMAGE_WORDS = _set("image images img imgs photo photos picture pictures jpegimages jpeg jpg png rgb input inputs data")
-LABEL_WORDS = _set(
-    """label labels mask masks annotation annotations annos anno ann anns gt groundtruth ground truth target targets
-    segmentation segmentations seg segmentationclass segmentationobject caption captions depth bbox bboxes box boxes
-    trimap trimaps keypoints landmarks polygons xml"""
+IMAGE_WORDS = _set(
+    "image images img imgs photo photos picture pictures jpegimages pngimages jpeg jpg png rgb input inputs data"
 )
+#: What makes a directory one for labels; no words that classes are called by.
+LABEL_WORDS = _set(
+    """label labels labelmap labelmaps mask masks annotation annotations annos anno annot annots ann anns gt groundtruth
+    segmentation segmentations seg segmentationclass segmentationobject panoptic semantic caption captions bbox bboxes
+    trimap trimaps keypoints landmarks polygons alpha manual"""
+)
+#: Words for labels behind the stem of an image beside it.
+STEM_LABEL_WORDS = LABEL_WORDS | _set("box boxes target targets depth truth ground xml")
 #: The words of splits, by what they mean: those of one line stand for each other in `--split-order`.
 SPLIT_MEANINGS = (
     (b"train", b"training"),
@@ -27,17 +32,20 @@ FOLD = b"fold"
 #: With FOLD and a number behind it, all words that make a name a split's.
 SPLIT_WORDS = frozenset({*chain(*SPLIT_MEANINGS), b"trainval", b"eval", b"query", b"gallery"})
 #: Words that say nothing of which directories belong together; the numbering of ISIC's archives, among others.
-FILLERS = IMAGE_WORDS | _set("set split part task bounding v")
+FILLERS = IMAGE_WORDS | _set("set split part task bounding box v st nd")
 
 _RUN = re.compile(rb"[A-Za-z]+|[0-9]+")
 _CUT = re.compile(rb"(?<=[a-z])(?=[A-Z])")
-_KNOWN = IMAGE_WORDS | LABEL_WORDS | SPLIT_WORDS
+_KNOWN = IMAGE_WORDS | STEM_LABEL_WORDS | SPLIT_WORDS
+#: `trainannot`, as CamVid has it.
+_SPLIT_AND_LABEL = re.compile(b"(%s)(%s)" % tuple(b"|".join(sorted(each)) for each in (SPLIT_WORDS, LABEL_WORDS)))
 
 
 def words(name: bytes) -> list[bytes]:
     """The runs of letters a to z of a name, in small letters, cut where a capital one follows a small one.
 
-    A run that is a known word as a whole (`GroundTruth`, `SegmentationClass`) is not cut.
+    A run that is a known word as a whole (`GroundTruth`, `SegmentationClass`) is not cut; `ground` and `truth` in a row
+    are one word.
     """
     return [word for word in _words_and_numbers(name) if not word.isdigit()]
 
@@ -51,11 +59,35 @@ def _words_and_numbers(name: bytes) -> list[bytes]:
     found: list[bytes] = []
     for run in _RUN.findall(name):
         lower = run.lower()
-        if lower in _KNOWN or lower == run:
+        if lower in _KNOWN:
             found.append(lower)
+        elif (both := _SPLIT_AND_LABEL.fullmatch(lower)) is not None:
+            found += both.groups()
         else:
             found += (word.lower() for word in _CUT.split(run))
+    if b"truth" in found:
+        return _with_ground_truth(found)
     return found
+
+
+def _with_ground_truth(found: list[bytes]) -> list[bytes]:
+    joined: list[bytes] = []
+    for word in found:
+        if word == b"truth" and joined and joined[-1] == b"ground":
+            joined[-1] = b"groundtruth"
+        else:
+            joined.append(word)
+    return joined
+
+
+def has_label_word(name: bytes) -> bool:
+    """Whether a directory may be one for labels by its name."""
+    return not LABEL_WORDS.isdisjoint(words(name))
+
+
+def has_image_word(name: bytes) -> bool:
+    """Whether a name has a word for images, whatever else."""
+    return not IMAGE_WORDS.isdisjoint(words(name))
 
 
 #: Signs are ASCII.
@@ -64,7 +96,7 @@ _NO_LETTERS = bytes(code for code in range(0x80) if not chr(code).isalpha())
 _SIGNS = bytes(code for code in _NO_LETTERS if not chr(code).isdigit())
 _SIGN = re.compile(rb"[^A-Za-z0-9\x80-\xff]")
 #: One of these ends whatever ends in a word for labels.
-_LABEL_ENDINGS = tuple(word for word in LABEL_WORDS if not word.endswith(tuple(LABEL_WORDS - {word})))
+_LABEL_ENDINGS = tuple(word for word in STEM_LABEL_WORDS if not word.endswith(tuple(STEM_LABEL_WORDS - {word})))
 _LONGEST_ENDING = max(map(len, _LABEL_ENDINGS))
 
 
@@ -77,7 +109,7 @@ def stems_before_labels(stem: bytes) -> list[bytes]:
     rest = stem.rstrip(_NO_LETTERS)
     while rest[-_LONGEST_ENDING:].lower().endswith(_LABEL_ENDINGS):  # of nearly all this is asked once
         for word in reversed(_cut(rest[len(rest.rstrip(_LETTERS)) :])):
-            if word.lower() not in LABEL_WORDS:
+            if word.lower() not in STEM_LABEL_WORDS:
                 return found
             rest = rest[: -len(word)]
             shortest = max(len(rest.rstrip(_SIGNS)), 1)

@@ -32,15 +32,18 @@ SIDE_ENDINGS = tuple(
     listed(".txt .json .xml .npy .npz .mat .pts .csv .yaml .yml .caption .tags .cls .geojson .xmp .aae")
 )
 IMAGE_WORDS = set(
-    listed("image images img imgs photo photos picture pictures jpegimages jpeg jpg png rgb input inputs data")
+    listed(
+        "image images img imgs photo photos picture pictures jpegimages pngimages jpeg jpg png rgb input inputs data"
+    )
 )
 LABEL_WORDS = set(
     listed(
-        "label labels mask masks annotation annotations annos anno ann anns gt groundtruth ground truth target targets "
-        "segmentation segmentations seg segmentationclass segmentationobject caption captions depth bbox bboxes box "
-        "boxes trimap trimaps keypoints landmarks polygons xml"
+        "label labels labelmap labelmaps mask masks annotation annotations annos anno annot annots ann anns gt "
+        "groundtruth segmentation segmentations seg segmentationclass segmentationobject panoptic semantic caption "
+        "captions bbox bboxes trimap trimaps keypoints landmarks polygons alpha manual"
     )
 )
+STEM_LABEL_WORDS = LABEL_WORDS | set(listed("box boxes target targets depth truth ground xml"))
 SPLIT_WORDS = set(listed("train training trainval val valid validation dev eval test testing query gallery"))
 CLUTTER = {
     *("__macosx", "icon\r", "network trash folder", "temporary items", "thevolumesettingsfolder"),
@@ -48,8 +51,8 @@ CLUTTER = {
     *("system volume information", "found.000", "lost+found", "@eadir", "@tmp", "#recycle", "#snapshot", "@recycle"),
     *("@recently-snapshot", "@__thumb", "network recycle bin", "~snapshot", "__pycache__", "picasa.ini"),
 }
-SAYS_NOTHING = {"set", "split", "part", "task", "bounding", "v"}
-ALL_WORDS = IMAGE_WORDS | LABEL_WORDS | SPLIT_WORDS | SAYS_NOTHING | {"fold"}
+SAYS_NOTHING = set(listed("set split part task bounding box v st nd"))
+ALL_WORDS = IMAGE_WORDS | STEM_LABEL_WORDS | SPLIT_WORDS | SAYS_NOTHING | {"fold"}
 TRAINED_ON = {"train", "training", "trainval", "query", "gallery"}
 SAME_MEANING = [{"train", "training"}, {"val", "valid", "validation", "dev"}, {"test", "testing"}]
 DEFAULT_ORDER = ("train", "val", "test")
@@ -174,10 +177,17 @@ def stem_of(name: str) -> str:
 def words_of(name: str) -> list[str]:
     """The runs of letters of a name, cut where a small letter is followed by a capital one, in small letters."""
     words: list[str] = []
-    for run in re.findall("[A-Za-z]+", name):
-        is_word_of_the_page = run.lower() in ALL_WORDS
-        words += [run.lower()] if is_word_of_the_page else re.sub("(?<=[a-z])(?=[A-Z])", " ", run).lower().split()
-    return words
+    for run in re.findall("[A-Za-z]+|[0-9]+", name):
+        both = [[a, b] for a in SPLIT_WORDS for b in LABEL_WORDS if a + b == run.lower()]
+        if run.lower() in ALL_WORDS:
+            words.append(run.lower())
+        elif both:
+            words += both[0]
+        else:
+            words += re.sub("(?<=[a-z])(?=[A-Z])", " ", run).lower().split()
+    joined = "/".join(words)
+    joined = re.sub("(^|(?<=/))ground/truth((?=/)|$)", "groundtruth", joined)
+    return [word for word in joined.split("/") if word.isalpha()]
 
 
 def read(root: str, options: Options, hidden: dict[str, tuple[str, str | None]]) -> Directory:
@@ -240,7 +250,7 @@ def as_bytes(text: str) -> str:
 
 @dataclass(eq=False)
 class LabelDirectory:
-    """A label directory and its counterparts; `own` where these are beside it by name, and not all that is there."""
+    """A label directory and its counterparts; `own` where it is of one by itself, and not of all or of several."""
 
     directory: Directory
     counterparts: list[Directory]
@@ -282,30 +292,104 @@ class Contents:
         self._holds[directory] = directory.has_images_itself or bool(self.children(directory))
 
     def _know_labels(self, directory: Directory) -> None:
+        """The ways of the page, one after the other."""
         candidates = [child for child in directory.children if has_label_word(child) and not child.is_store]
         holding = [child for child in directory.children if self._holds[child]]
-        for child in candidates:
-            own = [other for other in holding if is_named_counterpart(child, other)]
+        plain = [child for child in holding if not has_label_word(child)]
+
+        def left() -> list[Directory]:
+            return [child for child in candidates if child not in self.labels]
+
+        for child in left():
+            own = [other for other in plain if is_named_counterpart(child, other)]
             numbered = [other for other in own if has_numbers_of(child, other)]
             if own:
                 self.labels[child] = LabelDirectory(child, numbered or own, own=True)
-        without = [child for child in candidates if child not in self.labels and not other_words(child)]
-        beside = [child for child in directory.children if child not in self.labels and child not in without]
-        counterparts = [child for child in beside if self._holds[child]]
+        for child in left():
+            found = self._by_names(child, plain)
+            if found is not None:
+                self.labels[child] = found
+        alone = [child for child in left() if not other_words(child)]
+        beside = [child for child in holding if child not in self.labels and child not in alone]
         loose = Directory(directory.path, files=directory.files)
-        for child in without:
-            if counterparts and self._may_be_for_all(child, counterparts):
-                self.labels[child] = LabelDirectory(child, counterparts, own=False)
-            elif not counterparts and loose.has_images_itself:
+        for child in alone:
+            if beside and self._is_for_all(child, beside):
+                self.labels[child] = LabelDirectory(child, beside, own=False)
+            elif not beside and loose.has_images_itself:
                 self.labels[child] = LabelDirectory(child, [loose], own=False)
+        for child in left():
+            of = [other for other in plain if has_split_of(child, other)]
+            if len(of) == 1:
+                self.labels[child] = LabelDirectory(child, of, own=True)
 
-    def _may_be_for_all(self, directory: Directory, counterparts: list[Directory]) -> bool:
-        names = {other.name for other in counterparts}
-        return (
-            not self._holds[directory]
-            or all(split_name(name) is not None for name in names)
-            or any(child.name in names for child in directory.children)
-        )
+    def _by_names(self, label: Directory, plain: list[Directory]) -> LabelDirectory | None:
+        names = [child.name for child in label.children]
+        together = [other for other in plain if other.name in names]
+        if together:
+            places = [
+                (image, [other.name, *place(image, other.path)]) for other in together for image in self._of(other)
+            ]
+            if self._correspond(label, together, places):
+                return LabelDirectory(label, together, own=False)
+            return None
+        numbered = [other for other in plain if has_numbers_of(label, other)]
+        fitting = [
+            other
+            for other in numbered or plain
+            if self._correspond(label, [other], [(image, place(image, other.path)) for image in self._of(other)])
+        ]
+        if len(fitting) == 1 and len(numbered or plain) <= 20:
+            return LabelDirectory(label, fitting, own=True)
+        return None
+
+    def _of(self, directory: Directory) -> list[File]:
+        """The images that count below a directory."""
+        inside = {file for label in self.topmost(directory) for file in files_below(label.directory)}
+        return [file for file in directory.below() if file.has_image_name and file not in inside]
+
+    def _correspond(self, label: Directory, others: list[Directory], places: list[tuple[File, list[str]]]) -> bool:
+        files = countable(label)
+        pairs = [
+            (file, image)
+            for file in files
+            for image, where in places
+            if where == place(file, label.path) and has_name_for(file, image)
+        ]
+        if not files or len({file for file, _ in pairs}) < 0.9 * len(files):
+            return False
+        is_enough = len({image for _, image in pairs}) >= 0.9 * len(places)
+        return is_enough or all(set(other.words) & IMAGE_WORDS for other in others)
+
+    def _is_for_all(self, directory: Directory, beside: list[Directory]) -> bool:
+        splits = {split_name(other.name) for other in beside}
+        if not self._holds[directory] or None not in splits:
+            return True
+        meant = {name.split for name in splits if name is not None}
+        inner = {name.split for child in directory.children if (name := split_name(child.name)) is not None}
+        files, images = countable(directory), [image for other in beside for image in self._of(other)]
+        named = [file for file in files if any(has_name_for(file, image) for image in images)]
+        return bool(meant & inner) and bool(files) and len(named) >= 0.9 * len(files)
+
+
+def countable(label: Directory) -> list[File]:
+    """The images and side files of a label directory, but for lists of a split."""
+    return [
+        file
+        for file in label.below()
+        if file.has_image_name or (file.name.lower().endswith(SIDE_ENDINGS) and not split_words(file.name))
+    ]
+
+
+def has_name_for(file: File, image: File) -> bool:
+    """Whether a file has an image's stem, alone or with a word for labels or a sign behind it."""
+    rest = file.stem[len(image.stem) :]
+    starts_with_sign = file.stem.startswith(image.stem) and re.match("[^A-Za-z0-9]", rest, re.ASCII) is not None
+    return file.stem == image.stem or adds_label_word(image.stem, file.stem) or (starts_with_sign and rest[0] < "\x80")
+
+
+def has_split_of(label: Directory, other: Directory) -> bool:
+    names = {child.name for child in other.children}
+    return any(child.name in names and split_name(child.name) is not None for child in label.children)
 
 
 def has_label_word(directory: Directory) -> bool:
@@ -313,7 +397,8 @@ def has_label_word(directory: Directory) -> bool:
 
 
 def is_named_counterpart(label: Directory, other: Directory) -> bool:
-    return bool(other.words) and not has_label_word(other) and other_words(other) == other_words(label)
+    says_so = set(other.words) & IMAGE_WORDS or split_words(other.name)
+    return bool(says_so) and other_words(other) == other_words(label)
 
 
 def has_numbers_of(label: Directory, other: Directory) -> bool:
@@ -328,7 +413,7 @@ def other_words(directory: Directory) -> list[str]:
 def adds_label_word(stem: str, longer: str) -> bool:
     """Whether a stem is another one with a word for labels behind it, and nothing else but digits and signs."""
     rest = longer[len(stem) :]
-    if not longer.startswith(stem) or not (words := words_of(rest)) or not set(words) <= LABEL_WORDS:
+    if not longer.startswith(stem) or not (words := words_of(rest)) or not set(words) <= STEM_LABEL_WORDS:
         return False
     comes_at_once = rest[0].isascii() and rest[0].isalpha()
     if comes_at_once:
@@ -416,14 +501,15 @@ def owners_in(label: LabelDirectory, images: list[File]) -> dict[File, list[File
     """Whose the files of a label directory are: by their place, or where none has its place, by their names alone."""
     by_place: dict[File, list[File]] = {}
     by_name: dict[File, list[File]] = {}
+    above = label.directory.path.rpartition("/")[0]
     beside = [
-        (image, place(image, counterpart.path if label.own else label.directory.path.rpartition("/")[0]))
+        (image, [place(image, counterpart.path), *([] if label.own else [place(image, above)])])
         for counterpart in label.counterparts
         for image in images
         if image in set(counterpart.below())
     ]
     for file in label.directory.below():
-        at_its_place = [image for image, where in beside if where == place(file, label.directory.path)]
+        at_its_place = [image for image, places in beside if place(file, label.directory.path) in places]
         if found := [image for image in at_its_place if belongs_by_name(file, image, at_its_place)]:
             by_place[file] = found
         anywhere = [image for image, _ in beside]
@@ -433,20 +519,17 @@ def owners_in(label: LabelDirectory, images: list[File]) -> dict[File, list[File
 
 
 def cannot_be_decided(pairs: Pairs, hidden: set[File]) -> bool:
-    """Whether an image would be hidden whose label directory goes by the order of its files."""
+    """Whether an image would be hidden that may go with a file of a label directory by their order."""
     for label in pairs.labels:
-        files = list(label.directory.below())
-        if not label.own or any(file in pairs.owners for file in files):
-            continue
-        counterparts = {file for counterpart in label.counterparts for file in counterpart.below()}
         inside = {file for other in pairs.labels for file in files_below(other.directory)}
-        images = [file for file in counterparts - inside if file.has_image_name]
-        countable = [
-            file
-            for file in files
-            if (file.has_image_name or file.name.lower().endswith(SIDE_ENDINGS)) and not has_split_word(file.stem)
-        ]
-        if hidden & set(images) and 2 * len(countable) >= len(images):
+        counterparts = {file for counterpart in label.counterparts for file in counterpart.below()} - inside
+        images = [file for file in counterparts if file.has_image_name]
+        files = countable(label.directory)
+        is_decided = 2 * len([file for file in files if file in pairs.owners]) >= len(files)
+        if is_decided or 2 * len(files) < len(images):
+            continue
+        with_labels = {image for file in label.directory.below() for image in pairs.owners.get(file, [])}
+        if hidden & set(images) - with_labels:
             return True
     return False
 
@@ -467,10 +550,6 @@ def folds(name: str) -> list[tuple[str, str]]:
     for letters, number in re.findall(r"([A-Za-z]+)[^A-Za-z0-9]*([0-9]+)", name):
         found.append((words_of(letters)[-1], number))
     return found
-
-
-def has_split_word(name: str) -> bool:
-    return bool(split_words(name))
 
 
 @dataclass(frozen=True)

@@ -345,7 +345,7 @@ MVTEC = Public(
     },
     "splits: test, train at the second level; 3 classes",
     once={"bottle/train/good/001.png": DUPLICATE},
-    # The mask of broken_large/000.png stays: by its name it belongs to train/good/000.png as well.
+    # broken_large/000.png and its mask stay: it comes first.
     further={"bottle/test/good/000.png": DUPLICATE, "cable/test/good/000.png": LEAK},
     conflicts=1,
     leaks=1,
