@@ -76,7 +76,8 @@ class Pairs:
         self._decided: dict[int, bool] = {}  # label directory -> whether its files are known to go by their names
         self._opposite: dict[int, list[int]] = {}  # directory of labels -> those with their images
         self._beneath: dict[int, dict[bytes, list[int]]] = {}  # directory of labels -> what its directories may be of
-        self._opposite_images: dict[int, Index] = {}  # directory of labels -> images of many that face it, by stem
+        self._opposite_images: dict[int, Index] = {}  # `_face_of` a directory of labels -> the images there, by stem
+        self._at_place: dict[int, dict[bytes, set[int]]] = {}  # `_face_of` one -> the images of a label's stem
         self._by_name: dict[int, dict[bytes, set[int]]] = {}  # label directory -> the images of a label's stem
         self._named_hidden: dict[
             tuple[int, bytes], bool
@@ -179,9 +180,16 @@ class Pairs:
         return set()
 
     def _owners_at_place(self, number: int, name: bytes) -> set[int]:
-        if not self._opposites(number):
+        opposites = self._opposites(number)
+        if not opposites:
             return set()
-        return self._owners_among(stem_of(name), lambda stem: self._images_at_place(number, stem))
+        if len(opposites) <= FEW_OPPOSITES:
+            return self._owners_among(stem_of(name), lambda stem: self._images_at_place(number, stem))
+        known = self._at_place.setdefault(self._face_of(number), {})  # each of many images may ask for it
+        stem = stem_of(name)
+        if stem not in known:
+            known[stem] = self._owners_among(stem, lambda stem: self._images_at_place(number, stem))
+        return known[stem]
 
     def _owners_by_name(self, label: int, stem: bytes) -> set[int]:
         """Wherever they lie; found once for all labels of a stem, which may be many."""
@@ -211,11 +219,16 @@ class Pairs:
         if len(opposites) <= FEW_OPPOSITES:
             places = ((each, place) for each in opposites for place in self._census.images_of_stem(each, stem))
             return {each << PLACE_BITS | place for each, place in places}
-        index = self._opposite_images.get(number)
+        key = self._face_of(number)
+        index = self._opposite_images.get(key)
         if index is None:
             images = (image for each in opposites for image in self._census.images(each))
-            index = self._opposite_images[number] = Index((stem_of(name), nodeid) for nodeid, name in images)
+            index = self._opposite_images[key] = Index((stem_of(name), nodeid) for nodeid, name in images)
         return {image for image in index.find(stem) if stem_of(self._name(image)) == stem}
+
+    def _face_of(self, number: int) -> int:
+        """A number for the directories that face a directory of labels: many label directories may be of the same."""
+        return id(self._census.labels[number]) if number in self._census.labels else -number
 
     def _images_named(self, label: int, stem: bytes) -> set[int]:
         """The images of a stem in a label directory's counterparts, wherever they lie."""
