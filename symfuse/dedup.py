@@ -83,17 +83,18 @@ class Deduplicator:
             others = [copy for copy in copies if copy.label.category is not None and copy.label.split == split]
             self._view.report(Finding.CONFLICT, _nodeids(conflict, others), named=len(conflict))
         splits: dict[bytes | None, Copy] = {}
-        for copy in copies:
+        counted = [copy for copy in copies if copy.label.split not in self._labels.stores]
+        for copy in counted:
             splits.setdefault(copy.label.split, copy)
         if len(splits) > 1:
-            self._view.report(Finding.LEAK, _nodeids(splits.values(), copies), named=len(splits))
+            self._view.report(Finding.LEAK, _nodeids(splits.values(), counted), named=len(splits))
 
     def _conflict(self, copies: Iterable[Copy]) -> list[Copy]:
         """A copy from each class of a split that has several of them, if there is such a split."""
         splits: defaultdict[bytes | None, dict[bytes, Copy]] = defaultdict(dict)
         for copy in copies:
             split, category = copy.label
-            if category is not None:
+            if category is not None and split not in self._labels.stores:
                 splits[split].setdefault(category, copy)
         return next((list(classes.values()) for classes in splits.values() if len(classes) > 1), [])
 
@@ -121,7 +122,8 @@ class Deduplicator:
         if conflicts is Conflicts.KEEP and self._conflict(copy for copy in same if copy.label.split == split):
             others = [copy for copy in others if copy.label.split != split]
         for copy in others:
-            kind = Kind.LEAK if copy.label.split != split else Kind.DUPLICATE
+            is_leak = copy.label.split != split and self._labels.stores.isdisjoint((copy.label.split, split))
+            kind = Kind.LEAK if is_leak else Kind.DUPLICATE
             self._view.hide(copy.nodeid, kind, stand_in=first.nodeid)
 
 

@@ -21,7 +21,7 @@ from symfuse.view import ROOT_NODEID
 from symfuse.words import FOLD, SPLIT_MEANINGS, SPLIT_WORDS, is_for_images, rest_of_split, split_of, split_words
 
 _MEANING = {name: names[0] for names in SPLIT_MEANINGS for name in names}
-#: Where one of several splits is called so, what lies beside them is likely to be neither trained on nor held back, and
+#: Where one of several splits is called so, what lies beside them is likely not to be what is trained on, and
 #: each directory there is a split of its own.
 _COMPLETE = frozenset({b"train", b"training", b"trainval", b"query", b"gallery"})
 #: What a name must have to be a split's; most have none of it.
@@ -66,13 +66,9 @@ class Labels:
         self._found = {self.of(number) for number in census.directories if census.holds_itself(number)}
         #: The splits that have names, in their order.
         self.splits = sorted({label.split for label in self._found if _is_named(label.split)})
-        #: How many splits there are, with those that lie beside.
-        self.number_of_splits = len({label.split for label in self._found}) if self.splits else 0
-        classes = {label for label in self._found if label.category is not None}
-        self._categories = {label.category for label in classes}
-        #: How many classes the split has that has most of them.
-        self.most_classes = max(Counter(label.split for label in classes).values(), default=0)
-        if self._pattern is not None and not (self.splits if self._pattern.has_split else classes):
+        #: What lies beside the splits, and links of splits lead into. It counts for nothing.
+        self.stores: set[bytes | None] = set()
+        if self._pattern is not None and not (self.splits if self._pattern.has_split else self._classes()):
             text = os.fsdecode(layout.pattern or b"")
             cause = f"--layout {text} fits no directory that holds images: {_seen(census)}"
             raise DatasetRefused(cause, _cure("splits and classes", _example(census, self._pattern.has_class)))
@@ -81,27 +77,61 @@ class Labels:
         """The label of the files in a directory, by the directory's nodeid."""
         return self._reading.labels[directory]
 
+    def find_stores(self, sources: Iterable[Iterable[tuple[int, bool]]]) -> None:
+        """Know what lies beside the splits and is where their images lie.
+
+        `sources` has, for each source with several files, the directory of each file and whether it is seen through a
+        link.
+        """
+        if not self.splits or _is_one_beside(self.splits):
+            return
+        left = {label.split for label in self._reading.labels.values() if not _is_named(label.split)}
+        for files in sources:
+            if not left:
+                return
+            seen = [(self.of(directory).split, is_linked) for directory, is_linked in files]
+            if any(is_linked and _is_named(split) for split, is_linked in seen):
+                found = {split for split, is_linked in seen if split in left and not is_linked}
+                left -= found
+                self.stores |= found
+
+    @property
+    def number_of_splits(self) -> int:
+        """How many splits there are, with those that lie beside."""
+        return len({label.split for label in self._found} - self.stores) if self.splits else 0
+
+    @property
+    def most_classes(self) -> int:
+        """How many classes the split has that has most of them."""
+        return max(Counter(label.split for label in self._classes()).values(), default=0)
+
+    def _classes(self) -> set[Label]:
+        return {label for label in self._found if label.category is not None and label.split not in self.stores}
+
     def describe(self) -> str:
         """Which layout was taken: one line for the user."""
-        classes = _counted(len(self._categories))
+        categories = {label.category for label in self._classes()}
+        classes = _counted(len(categories))
         if not self.splits:
-            if not self._categories:
+            if not categories:
                 return "no splits and no classes were recognised"
             return f"no splits; {classes}{_at(self._reading.class_levels)}"
         return f"splits: {_listed(self.splits)}{_at(self._reading.split_levels)}{self._and_beside()}; {classes}"
 
     def _and_beside(self) -> str:
         """What is said of what lies beside the splits."""
+        paths = sorted(_path(split) for split in self.stores if _lies_beside(split))
+        stores = f", and where their images lie: {_listed(paths)}" if paths else ""
         if self.number_of_splits == len(self.splits):
-            return ""
+            return stores
         if _is_one_beside(self.splits):
             return ", and what lies beside"
         census = self._census
-        beside = {label.split[1:] for label in self._found if _lies_beside(label.split)}
+        beside = {_path(split) for split in {label.split for label in self._found} - self.stores if _lies_beside(split)}
         for number in census.directories:
-            if census.holds_itself(number) and self.of(number).split is None:
+            if census.holds_itself(number) and self.of(number).split is None and None not in self.stores:
                 beside.add(census.path(number) or b".")
-        return f", and beside them: {_listed(sorted(beside))}"
+        return f", and beside them: {_listed(sorted(beside))}{stores}"
 
 
 def _is_named(split: bytes | None) -> TypeGuard[bytes]:
@@ -114,10 +144,15 @@ def _lies_beside(split: bytes | None) -> TypeGuard[bytes]:
     return split is not None and split.startswith(b"/")
 
 
+def _path(split: bytes) -> bytes:
+    """Of a split that is called by its path."""
+    return split.removeprefix(b"/")
+
+
 def _is_one_beside(splits: Collection[bytes]) -> bool:
-    """Whether what lies beside splits is one split without a name, for it is likely to be trained on, or held back."""
+    """Whether what lies beside splits is one split without a name, for it is likely to be what is trained on."""
     meant = [split_of(split) or split for split in splits]
-    return len(splits) == 1 or not any(split in _COMPLETE or split.startswith(FOLD) for split in meant)
+    return not any(split in _COMPLETE or split.startswith(FOLD) for split in meant)
 
 
 def _topmost_beside(census: Census, in_splits: Collection[int]) -> dict[int, bytes]:

@@ -15,6 +15,7 @@ from symfuse.identity.cache import Key, VerdictCache
 from symfuse.identity.verdict import Verdict
 from symfuse.identity.work import Job
 from symfuse.layout import Labels, refuse_unchecked
+from symfuse.names import is_image_name
 from symfuse.pairs import Pairs
 from symfuse.policy import BrokenImages, Finding, Kind, Policy, SameBy, SideFiles
 from symfuse.sameness import Sources, equal, has_digest, same_bytes
@@ -76,9 +77,17 @@ class Selection:
 
     def _read_layout(self) -> Labels:
         labels = Labels(self._census, self._policy.dedup.layout)
+        labels.find_stores(map(self._directories, self._sources.groups()))
         self._view.describe_layout(labels.describe())
         refuse_unchecked(labels, self._census, self._policy)
         return labels
+
+    def _directories(self, nodeids: Iterable[int]) -> Iterator[tuple[int, bool]]:
+        """The directory of each file, and whether it is seen there as an image through a link."""
+        for number, name, is_link in map(self._view.entry, nodeids):
+            is_linked = is_link or self._view.directory(number).repeats
+            if not is_linked or is_image_name(name):
+                yield number, is_linked
 
     def _hide(self, labels: Labels | None) -> None:
         """Broken images first, so that none of them stands for others; what belongs to hidden images last."""

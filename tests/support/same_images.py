@@ -585,7 +585,7 @@ class Layout:
         """Whether all that lies beside the splits is one without a name."""
         meanings = {meaning(split) for split in self.splits}
         is_trained_on = any(word in TRAINED_ON or word.startswith("fold") for word in meanings)
-        return len(self.splits) == 1 or not is_trained_on
+        return not is_trained_on
 
 
 def meaning(split: str) -> str:
@@ -893,12 +893,32 @@ def conflicting(files: Iterable[File], label: Mapping[File, Label]) -> set[str |
         split
         for split, name in labels
         for other_split, other in labels
-        if split == other_split and None not in (name, other) and name != other
+        if split == other_split and None not in (name, other) and name != other and not in_store((split, name))
     }
 
 
 def is_leak(files: Iterable[File], label: Mapping[File, Label]) -> bool:
-    return len({label[file][0] for file in files}) > 1
+    return len({label[file][0] for file in files if not in_store(label[file])}) > 1
+
+
+def in_store(label: Label) -> bool:
+    return label[0] is not None and label[0].startswith("//")
+
+
+def mark_stores(label: dict[File, Label], layout: Layout) -> None:
+    """Begin the names of splits that are stores with two slashes."""
+    if not layout.splits or layout.is_one_beside:
+        return
+    stores = {
+        split
+        for file, (split, _) in label.items()
+        for other, (named, _) in label.items()
+        if split not in layout.splits and not file.is_linked
+        if other.is_linked and other.has_image_name and named in layout.splits and other.numbers == file.numbers
+    }
+    for file, (split, name) in label.items():
+        if split in stores:
+            label[file] = (f"/{split or '/'}", name)
 
 
 def hide_same(answer: Answer, group: list[File], label: Mapping[File, Label], layout: Layout, options: Options) -> None:
@@ -943,9 +963,10 @@ def answer(root: str, options: Options) -> Answer:
         if layout.matches_nothing:
             said.refused.add("layout")
     label = {file: layout.label(file) for file in pairs.images}
+    mark_stores(label, layout)
     said.splits, said.levels = sorted(layout.splits), sorted(layout.levels)
     said.beside = beside_said(layout, {file: label[file] for file in named})
-    said.classes = len({name for _, name in map(label.__getitem__, named) if name})
+    said.classes = len({each[1] for each in map(label.__getitem__, named) if each[1] and not in_store(each)})
     said.compared = len(pairs.images)
     for group in groups_of(pairs.images, options):
         hide_same(said, group, label, layout, options)
@@ -957,13 +978,13 @@ def answer(root: str, options: Options) -> Answer:
             if all(owner in gone for owner in owners):
                 said.hidden[file.path] = ("side-file", None)
     said.shown = {file.path for file in files_below(top) if file.path not in said.hidden}
-    refuse(said, layout, [label[file] for file in named], options)
+    refuse(said, layout, [label[file] for file in named if not in_store(label[file])], options)
     return said
 
 
 def beside_said(layout: Layout, label: Mapping[File, Label]) -> list[str]:
     """What lies beside the splits, as it is said; something without a name where all of it is one split."""
-    beside = {split for split, _ in label.values()} - layout.splits
+    beside = {each[0] for each in label.values() if not in_store(each)} - layout.splits
     if not layout.splits or not beside:
         return []
     if layout.is_one_beside:

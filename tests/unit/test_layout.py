@@ -255,8 +255,8 @@ CASES = {
     ),
     "links": Case(
         {"store": A, "train": link("store"), "val": images("b")},
-        "splits: train, val at the first level, and beside them: store; no classes",
-        leaks=1,
+        "splits: train, val at the first level, and where their images lie: store; no classes",
+        leaks=0,
     ),
     "many beside": Case(
         {"train": A, "test": images("b"), "a.jpg": b"A", **{f"extra{n}": A for n in range(9)}},
@@ -375,6 +375,25 @@ CASES = {
         "splits: test at the first level, and what lies beside; 2 classes",
         {"images/cow": (None, "cow"), "test/dog": ("test", "dog")},
         conflicts=1,
+    ),
+    "a store beside": Case(
+        {"store": {"a.jpg": b"A", "b.jpg": b"B", "unused.jpg": b"A"},
+         "train": {"cat": {"1.jpg": link("../../store/a.jpg")}}, "val": {"cat": {"2.jpg": link("../../store/b.jpg")}}},
+        "splits: train, val at the first level, and where their images lie: store; 1 class",
+    ),
+    "a store whose files have no endings": Case(
+        {"blobs": {"3f2a": b"\x89PNG\r\n\x1a\n"}, "train": {"a.png": link("../blobs/3f2a")}, "val": {"b.png": b"B"}},
+        "splits: train, val at the first level; no classes",
+    ),
+    "a leak through a store": Case(
+        {"store": A, "train": {"1.jpg": link("../store/a.jpg")}, "val": {"2.jpg": link("../store/a.jpg")}},
+        "splits: train, val at the first level, and where their images lie: store; no classes",
+        leaks=1,
+    ),
+    "more images beside": Case(
+        {"extra": {"cat": A}, "train": {"cat": images("1")}, "test": {"cat": A}},
+        "splits: test, train at the first level, and beside them: extra; 1 class",
+        leaks=1,
     ),
     "a class of photos": Case(
         {"train": {"photo": A, "sketch": A}, "test": {"photo": images("1"), "sketch": images("2")}},

@@ -50,7 +50,8 @@ def files_shown(view: View, nodeid: int = ROOT_NODEID) -> set[str]:
 #: The sentence of a layout that has splits.
 SAID = re.compile(
     r"splits: (?P<splits>.*?) at (?:the (?P<word>first|second|third) level|levels? (?P<levels>[0-9]+(?:, [0-9]+)*))"
-    r"(?P<one>, and what lies beside)?(?:, and beside them: (?P<beside>.*))?; [^;]*"
+    r"(?P<one>, and what lies beside)?(?:, and beside them: (?P<beside>.*?))?"
+    r"(?:, and where their images lie: .*)?; [^;]*"
 )
 
 
