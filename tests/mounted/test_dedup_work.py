@@ -248,7 +248,8 @@ def test_interrupted_hashing_leaves_nothing_but_what_it_found_out(
         path.unlink()
     with Opens(dataset) as opens, mounted_at(dataset, mountpoint, *options, backend=backend):
         assert len(shown(mountpoint)) == 4 * 30
-    assert not opens.counts(), "all small files were done"
+    # Another thread may have been at its last small files of 400 when Ctrl-C came.
+    assert len(opens.counts()) <= 20
 
 
 @pytest.mark.parametrize("command", ["mount", "run", "foreground"])
