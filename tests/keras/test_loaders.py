@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import MountMaker
 from tests.keras.datasets import Linked, messy_digits, photographs
-from tests.support.oracle import copy_dereferenced, drop_dot_entries
+from tests.support.oracle import copy_dereferenced, drop_names
 
 SIZE = (32, 32)
 
@@ -27,7 +27,7 @@ def dataset(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 @pytest.fixture
 def copy(dataset: Path, tmp_path: Path) -> Path:
     """What the mount must look like."""
-    return drop_dot_entries(copy_dereferenced(dataset, tmp_path / "copy"))
+    return drop_names(copy_dereferenced(dataset, tmp_path / "copy"))
 
 
 def splits(root: Path) -> list[str]:

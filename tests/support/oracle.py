@@ -41,10 +41,11 @@ def copy_dereferenced(dataset: Path, copy: Path) -> Path:
     return copy
 
 
-def drop_dot_entries(copy: Path) -> Path:
-    """Remove every entry whose name begins with a dot, as a view does unless asked otherwise."""
+def drop_names(copy: Path) -> Path:
+    """Remove what a view hides by its name unless asked otherwise: dot entries, and an ext4's own `lost+found`."""
     for path in list(walk(copy)):
-        if os.path.basename(path).startswith(b".") and os.path.lexists(path):
+        name = os.path.basename(path)
+        if (name.startswith(b".") or name == b"lost+found") and os.path.lexists(path):
             shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
     return copy
 
@@ -77,8 +78,8 @@ def expected(dataset: Path, copy: Path) -> dict[bytes, Shown]:
 
 
 def expected_from(dataset: Path, scratch: Path) -> dict[bytes, Shown]:
-    """The oracle in one step, without dot entries; the copy is left in `scratch`."""
-    return expected(dataset, drop_dot_entries(copy_dereferenced(dataset, scratch)))
+    """The oracle in one step, without names that are hidden; the copy is left in `scratch`."""
+    return expected(dataset, drop_names(copy_dereferenced(dataset, scratch)))
 
 
 def _shown(path: bytes, status: os.stat_result, *, mode_less: int = 0) -> Shown:
