@@ -473,9 +473,17 @@ class Pairs:
             labels = sum(1 for _ in self._labels_in(label))
             images = sum(is_image_name(name) for each in self._counterparts_below(label) for name in self._names(each))
             found = self._decided[label] = (
-                labels < ENOUGH_FOR_PAIRS * images or not labels or self._has_owners(label, labels * ENOUGH_NAMES)
+                labels < ENOUGH_FOR_PAIRS * images
+                or not labels
+                or self._holds_other_images(label)
+                or self._has_owners(label, labels * ENOUGH_NAMES)
             )
         return found
+
+    def _holds_other_images(self, label: int) -> bool:
+        """Whether a label directory of all that stands beside it holds images: further ones, as gt_bbox of Market-1501."""
+        is_own = self._census.labels[label].is_own
+        return not is_own and any(is_image_name(self._name(nodeid)) for nodeid in self._labels_in(label))
 
     def _has_owners(self, label: int, enough: float) -> bool:
         """Whether so many files of a label directory belong to images."""

@@ -526,6 +526,8 @@ def cannot_be_decided(pairs: Pairs, hidden: set[File]) -> bool:
         images = [file for file in counterparts if file.has_image_name]
         files = countable(label.directory)
         is_decided = 2 * len([file for file in files if file in pairs.owners]) >= len(files)
+        if not label.own and any(file.has_image_name for file in files):
+            continue
         if is_decided or 2 * len(files) < len(images):
             continue
         with_labels = {image for file in label.directory.below() for image in pairs.owners.get(file, [])}

@@ -141,7 +141,7 @@ MARKET = Public(
         "bounding_box_train": {"0002_c1s1_000451_03.jpg": A, "0002_c1s1_000551_01.jpg": A, "0007_c2.jpg": B},
         "bounding_box_test": {"-1_c1s1_000401_03.jpg": C, "0000_c1s1_000151_01.jpg": B},
         "query": {"0001_c1s1_001051_00.jpg": D, "0003_c1s6_015971_00.jpg": E},
-        "gt_bbox": {"0001_c1s1_001051_00.jpg": D, "0002_c1s1_000451_00.jpg": A},
+        "gt_bbox": {"0001_c1s1_001051_00.jpg": D, **{f"0002_c1s1_000451_0{n}.jpg": A for n in (0, 4, 5, 6)}},
         "gt_query": {"0001_c1s1_001051_00_good.mat": LABEL, "0001_c1s1_001051_00_junk.mat": LABEL},
         "readme.txt": b"Market-1501",
     },
