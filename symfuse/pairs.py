@@ -481,7 +481,7 @@ class Pairs:
         return found
 
     def _holds_other_images(self, label: int) -> bool:
-        """Whether a label directory of all that stands beside it holds images: further ones, as gt_bbox of Market-1501."""
+        """Whether a label directory of all that stands beside it holds images: in Market-1501 further crops."""
         is_own = self._census.labels[label].is_own
         return not is_own and any(is_image_name(self._name(nodeid)) for nodeid in self._labels_in(label))
 
