@@ -106,7 +106,7 @@ def test_a_dataset_may_lie_on_another_mount(symfuse_mount: MountMaker, tmp_path:
 
 def test_files_that_do_not_say_their_size_are_hidden(symfuse_mount: MountMaker, tmp_path: Path) -> None:
     """Those of the kernel without being opened: to read its log is to take it away from others."""
-    kernels = [Path(path) for path in ("/proc/kmsg", "/proc/version", "/proc/1/maps", "/sys/devices/system/cpu/online")]
+    kernels = [Path(path) for path in ("/proc/kmsg", "/proc/version", "/proc/1/maps", "/sys/kernel/fscaps")]
     links: dict[Name, Entry] = {f"l{number}": link(str(path)) for number, path in enumerate(kernels)}
     dataset = tree(tmp_path / "dataset", {**links, "empty": b"", "real": b"R"})
     with Touched(path for path in kernels if os.access(path, os.R_OK)) as touched:

@@ -13,7 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from symfuse.source.lasting import SETTLED_NS
+from symfuse.source.lasting import COARSE_SETTLED_NS, SETTLED_NS
+from symfuse.source.volumes import fstype_of
 from tests.support.oracle import walk
 
 #: Source: inotify(7). Closing is watched only because the kernel merges equal events that follow each other.
@@ -111,8 +112,11 @@ class Touched:
 
 def settle(root: Path) -> None:
     """Until everything below a directory was left alone for so long that verdicts on it are kept."""
+    fd = os.open(root, os.O_RDONLY)
+    needed_ns = COARSE_SETTLED_NS if fstype_of(fd) == b"overlay" else SETTLED_NS
+    os.close(fd)
     newest_ns = max((os.lstat(path).st_ctime_ns for path in walk(root)), default=0)
-    while time.time_ns() <= newest_ns + SETTLED_NS:
+    while time.time_ns() <= newest_ns + needed_ns:
         time.sleep(0.01)
 
 
