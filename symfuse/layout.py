@@ -85,7 +85,12 @@ class Labels:
         """
         if not self.splits or _is_one_beside(self.splits):
             return
-        left = {label.split for label in self._reading.labels.values() if not _is_named(label.split)}
+        # Only of what has files there is something to find; most often the root, which has no split, has none.
+        left = {
+            label.split
+            for number, label in self._reading.labels.items()
+            if not _is_named(label.split) and any(True for _ in self._census.files(number))
+        }
         for files in sources:
             if not left:
                 return
